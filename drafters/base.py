@@ -1,0 +1,156 @@
+"""What a drafter is, and what it hands to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from harness.sampling import Sampling
+    from harness.verify import Verdict
+
+Rule = Literal["rejection", "match", "select"]
+RULES: tuple[Rule, ...] = ("rejection", "match", "select")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A token tree below the pending token, and the rule that accepts it.
+
+    Attributes:
+        tokens: ``[n]`` int64, on the target's device; n may be 0.
+        parents: for each node the index of its parent, -1 for a child of the pending token;
+            a parent comes before its children, and siblings carry distinct tokens.
+        rule: ``rejection`` (a chain truly sampled from `q`), ``match`` (anything else) or
+            ``select`` (several sampled chains).
+        q: ``[n, V]`` float32, the distribution each token was drawn from, after temperature,
+            top-k and top-p; given for ``rejection`` only.
+    """
+
+    tokens: torch.Tensor
+    parents: tuple[int, ...]
+    rule: Rule = "match"
+    q: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.parents)
+        if self.tokens.ndim != 1 or self.tokens.shape[0] != n:
+            raise ValueError(f"tokens {tuple(self.tokens.shape)} do not fit {n} parents")
+        if any(not -1 <= parent < node for node, parent in enumerate(self.parents)):
+            raise ValueError("a node's parent must be -1 or an earlier node")
+        if self.rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, not {self.rule!r}")
+        if (self.q is not None) != (self.rule == "rejection"):
+            raise ValueError("q goes with the rule rejection, and with no other")
+        if self.q is not None and self.q.shape[0] != n:
+            raise ValueError(f"q has {self.q.shape[0]} rows for {n} tokens")
+        if self.rule == "rejection" and not self.is_chain:
+            raise ValueError("the rule rejection takes a chain")
+        if not self.is_chain:
+            edges = list(zip(self.parents, self.tokens.tolist(), strict=True))
+            if len(set(edges)) != n:
+                raise ValueError("siblings must carry distinct tokens")
+
+    @classmethod
+    def chain(cls, tokens: torch.Tensor, q: torch.Tensor | None = None) -> Proposal:
+        """A chain: sampled from ``q`` where one is given, else accepted by ``match``."""
+        parents = tuple(range(-1, tokens.shape[0] - 1))
+        return cls(tokens, parents, "match" if q is None else "rejection", q)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether every node is the only child of the one before it."""
+        return all(parent == node - 1 for node, parent in enumerate(self.parents))
+
+    def depths(self) -> list[int]:
+        """Depth of each node; a child of the pending token has depth 1."""
+        depths: list[int] = []
+        for parent in self.parents:
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+        return depths
+
+
+class Drafter(Protocol):
+    """Proposes tokens; never sees the answer, the clock or the stopping rules."""
+
+    feature_layers: tuple[int, ...]
+    """Target layers whose outputs it reads, ascending; empty for none."""
+    max_nodes: int
+    """Most nodes it ever proposes in one round; sizes the target's cache."""
+    block_size: int | None
+    """Tokens of a block, the pending one included; None where the word has no meaning."""
+    draft: Literal["argmax", "sample"]
+    """How draft tokens are chosen; shown in the table."""
+
+    def start(
+        self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
+    ) -> None:
+        """Take a new prompt; its time counts in ``decode_s``.
+
+        Args:
+            prompt_ids: ``[L]`` int64.
+            features: ``[L, len(feature_layers) * H]``, or None for a drafter that reads none.
+            sampling: the run's rules, with the seed of this generation.
+        """
+
+    def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
+        """Propose what may follow ``pending``.
+
+        Args:
+            prefix_ids: every committed token before the pending one, the prompt included.
+            pending: the last committed token; the target has not read it yet.
+            budget: greatest useful depth, at least 1; deeper nodes are an error.
+        """
+
+    def observe(self, verdict: Verdict, features: torch.Tensor | None) -> None:
+        """Learn what the target made of the last proposal.
+
+        Args:
+            verdict: the accepted path and the token that follows it.
+            features: ``[1 + accepted, len(feature_layers) * H]``: rows of the pending token that
+                the proposal hung from and of the accepted nodes, in order.
+        """
+
+    def reset(self) -> None:
+        """Forget the prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterOptions:
+    """What a drafter is built with, as parsed from ``--drafter NAME[@LABEL][=ARGUMENT]``."""
+
+    name: str
+    label: str | None = None
+    argument: str | None = None
+    """Checkpoint path or hub id, acceptance rate, …: the drafter's own business."""
+    block_size: int | None = None
+    """None takes the drafter's own."""
+    draft: Literal["argmax", "sample"] | None = None
+    """None takes argmax when greedy, sample otherwise."""
+
+    @property
+    def method(self) -> str:
+        """The name in records and tables."""
+        return self.name if self.label is None else f"{self.name}@{self.label}"
+
+    @classmethod
+    def parse(cls, text: str, block_size: int | None = None) -> DrafterOptions:
+        """Read ``NAME[@LABEL][=ARGUMENT]``.
+
+        Raises:
+            UserError: an empty part.
+        """
+        head, equals, argument = text.strip().partition("=")
+        name, at, label = head.partition("@")
+        if not name or (at and not label) or (equals and not argument):
+            raise UserError(
+                f"drafter {text!r} cannot be read; write NAME, NAME=PATH or NAME@LABEL=PATH."
+            )
+        return cls(
+            name=name, label=label or None, argument=argument or None, block_size=block_size
+        )

@@ -1,0 +1,1 @@
+"""Measurement of speculative decoding: one loop, one counter, one clock for every method."""

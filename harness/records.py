@@ -1,0 +1,179 @@
+"""Raw facts of a run: frozen, self-checking records, and their JSONL form.
+
+A record that would be wrong cannot be built. Numbers are derived in `harness.metrics` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+SCHEMA_VERSION = 1
+
+FinishReason = Literal["stop", "stop_string", "length", "context"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One proposal and what the target made of it."""
+
+    depth: int
+    """Depth of the longest path offered."""
+    nodes: int
+    """Draft tokens in the whole tree."""
+    accepted: int
+    """Draft tokens on the accepted path, before cutting at stop or limit; no bonus."""
+    committed: int
+    """Tokens that reached the output, bonus included, cut at stop and limit."""
+    draft_tokens: tuple[int, ...]
+    """Tokens of the longest (or top) path as offered."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.accepted <= self.depth <= self.nodes,
+            f"0 ≤ accepted ≤ depth ≤ nodes does not hold for {self}",
+        )
+        _require(
+            1 <= self.committed <= self.accepted + 1,
+            f"1 ≤ committed ≤ accepted + 1 does not hold for {self}",
+        )
+        _require(
+            len(self.draft_tokens) == self.depth, f"draft_tokens and depth disagree in {self}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """What names a record: no two of one run share it."""
+
+    task: str
+    prompt_id: str
+    turn: int
+    method: str
+    repeat: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation(Key):
+    """One answer of one method, and how it came about."""
+
+    seed: int
+    source: str
+    """``directory``, ``hub`` or ``samples``."""
+    source_digest: str
+    prompt_sha256: str
+    """Of the token ids the target read, so that methods can be paired."""
+    num_prompt_tokens: int
+    new_tokens: tuple[int, ...]
+    """The prefill's token and the stop token included."""
+    text: str
+    rounds: tuple[Round, ...] | None
+    """None for a foreign baseline, which shows none."""
+    prefill_s: float
+    """Start to the first token on the host."""
+    decode_s: float
+    """First token to last; the drafter's start and first draft included."""
+    finish_reason: FinishReason
+    batch_size: int = 1
+    peak_memory_bytes: int | None = None
+    """Device memory on a GPU, None elsewhere."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.new_tokens) >= 1, "a generation holds at least the prefill's token")
+        _require(self.num_prompt_tokens >= 1, "a prompt has at least one token")
+        _require(self.finish_reason in get_args(FinishReason), f"{self.finish_reason!r} unknown")
+        for name in ("prefill_s", "decode_s"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, f"{name} = {value} is no duration")
+        if self.rounds is None:
+            return
+        committed = sum(item.committed for item in self.rounds)
+        _require(
+            1 + committed == len(self.new_tokens),
+            f"1 + Σ committed = {1 + committed}, but there are {len(self.new_tokens)} new tokens",
+        )
+        _require(
+            all(item.committed == item.accepted + 1 for item in self.rounds[:-1]),
+            "only the last round may commit less than accepted + 1",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure(Key):
+    """A generation that raised; never a number."""
+
+    error: str
+    """Type and message, one line."""
+
+
+Record = Generation | Failure
+
+_KINDS: Mapping[str, type[Generation] | type[Failure]] = {
+    "generation": Generation,
+    "failure": Failure,
+}
+
+
+def to_json(record: Record) -> str:
+    """One JSON line, without the newline."""
+    kind = "generation" if isinstance(record, Generation) else "failure"
+    body = {"schema_version": SCHEMA_VERSION, "kind": kind, **dataclasses.asdict(record)}
+    return json.dumps(body, ensure_ascii=False)
+
+
+def from_json(line: str) -> Record:
+    """The record in one JSON line.
+
+    Raises:
+        ValueError: not JSON, another schema version, missing or unknown keys, or a record that
+            contradicts itself.
+    """
+    body: dict[str, Any] = json.loads(line)
+    if not isinstance(body, dict):
+        raise ValueError("a record is a JSON object")
+    version, kind = body.pop("schema_version", None), body.pop("kind", None)
+    if version != SCHEMA_VERSION or kind not in _KINDS:
+        raise ValueError(f"schema_version {version!r}, kind {kind!r} cannot be read")
+    try:
+        if kind == "generation":
+            body["new_tokens"] = tuple(body["new_tokens"])
+            if body["rounds"] is not None:
+                body["rounds"] = tuple(_round(item) for item in body["rounds"])
+        return _KINDS[kind](**body)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not a {kind} record: {error}") from error
+
+
+def key_of(record: Record) -> tuple[str, str, int, str, int]:
+    """Identity of a record within its run."""
+    return (record.task, record.prompt_id, record.turn, record.method, record.repeat)
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Records of a JSONL file; a torn last line (no newline) is left out.
+
+    Raises:
+        ValueError: a malformed line; the message names file and line.
+    """
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield from_json(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+
+
+def _round(body: dict[str, Any]) -> Round:
+    return Round(**{**body, "draft_tokens": tuple(body["draft_tokens"])})
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

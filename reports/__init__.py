@@ -1,0 +1,1 @@
+"""Reports: records in, Markdown and HTML out; nothing here touches a model."""

