@@ -1,0 +1,121 @@
+"""Preallocated keys and values: rollback moves a pointer, a tree's accepted rows are gathered.
+
+Works with transformers 5.15 to 5.23; uses no version-dependent ``crop``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class KVLayer(CacheLayerMixin):
+    """Keys and values of one layer, ``[B, heads, capacity, D]``, written in place.
+
+    Sliding layers keep the full length too: the mask applies the window, and rollback stays exact.
+    """
+
+    is_sliding = False
+    is_compileable = False
+    is_croppable = True
+
+    def __init__(self, capacity: int, multiple: int) -> None:
+        super().__init__()
+        self.capacity = capacity
+        self.multiple = multiple
+        self.length = 0
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate zeroed buffers: where views are padded, unwritten rows are read and masked."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = key_states.new_zeros(_with_rows(key_states.shape, self.capacity))
+        self.values = value_states.new_zeros(_with_rows(value_states.shape, self.capacity))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append rows; returns views of every row so far, rounded up to ``multiple``."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows = key_states.shape[-2]
+        self.keys.narrow(2, self.length, rows).copy_(key_states)
+        self.values.narrow(2, self.length, rows).copy_(value_states)
+        self.length += rows
+        width = round_up(self.length, self.multiple)
+        return self.keys.narrow(2, 0, width), self.values.narrow(2, 0, width)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Key length and offset that the library's masks are built for."""
+        return round_up(self.length + query_length, self.multiple), 0
+
+    def get_seq_length(self) -> int:
+        """Rows written."""
+        return self.length
+
+    def get_max_length(self) -> int:
+        """Rows there is room for."""
+        return self.capacity
+
+    def reset(self) -> None:
+        """Forget every row; the buffers stay."""
+        self.length = 0
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last ``-tokens_to_remove`` rows (the library counts them negatively)."""
+        self.length += tokens_to_remove
+
+    def gather(self, start: int, rows: torch.Tensor) -> None:
+        """Move ``rows`` (indices of the whole buffer) to ``start`` and end there."""
+        count = rows.shape[0]
+        for buffer in (self.keys, self.values):
+            buffer.narrow(2, start, count).copy_(buffer.index_select(2, rows))
+        self.length = start + count
+
+
+class KVCache(Cache):
+    """One `KVLayer` a decoder layer; every layer holds the same number of rows between passes."""
+
+    layers: list[KVLayer]
+
+    def __init__(self, num_layers: int, capacity: int, multiple: int = 1) -> None:
+        """Make an empty cache; memory is taken at the first pass.
+
+        Args:
+            num_layers: decoder layers.
+            capacity: rows it must have room for.
+            multiple: views handed to attention are rounded up to this many rows.
+        """
+        self.capacity = round_up(capacity, multiple)
+        super().__init__(layers=[KVLayer(self.capacity, multiple) for _ in range(num_layers)])
+
+    @property
+    def length(self) -> int:
+        """Rows committed or just written."""
+        return self.layers[0].length
+
+    def rewind(self, length: int) -> None:
+        """Keep the first ``length`` rows."""
+        for layer in self.layers:
+            layer.length = length
+
+    def keep(self, start: int, rows: Sequence[int]) -> None:
+        """Of the rows after ``start``, keep those at the offsets ``rows``, in that order."""
+        if list(rows) == list(range(len(rows))):
+            self.rewind(start + len(rows))
+            return
+        index = torch.tensor([start + row for row in rows], device=self.layers[0].device)
+        for layer in self.layers:
+            layer.gather(start, index)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple of ``multiple`` that is at least ``number``."""
+    return -(-number // multiple) * multiple
+
+
+def _with_rows(shape: torch.Size, rows: int) -> tuple[int, ...]:
+    return (*shape[:-2], rows, shape[-1])

@@ -1,0 +1,32 @@
+"""From the name of a target to a loaded one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.registry import resolve, table
+from targets.base import Target, TargetOptions
+
+
+def load_target(options: TargetOptions) -> Target:
+    """Load a table entry, else a local directory, else a hub id (``owner/name``).
+
+    Raises:
+        UserError: none of them, or the target cannot be loaded.
+    """
+    name = options.name
+    if name in table("targets"):
+        entry = resolve("targets", name)
+        target: Target = entry.load()(options, **entry.options)
+        return target
+    from targets import transformers_lm
+
+    if Path(name).is_dir():
+        return transformers_lm.load(options, model=name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no directory {name}; give a target's name, directory or hub id.")
+    if "/" in name:
+        return transformers_lm.load(options, model=name)
+    resolve("targets", name)
+    raise AssertionError("resolve raises for a name that is not in the table")

@@ -1,0 +1,273 @@
+"""Any Hugging Face causal language model as a target."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafters.base import Proposal
+from harness.kv_cache import KVCache
+from targets import attention
+from targets.base import TargetOptions, TargetOutput
+from targets.digest import weights_digest
+from targets.pretrained import load_pretrained, weight_files
+
+
+def load(options: TargetOptions, *, model: str) -> TransformersTarget:
+    """The target behind a hub id or a local directory.
+
+    Raises:
+        UserError: it cannot be loaded; the message says why and what to do.
+    """
+    found = load_pretrained(model, options)
+    files = weight_files(found.directory)
+    facts = {
+        "model": model,
+        "revision": found.revision,
+        "weights_sha256": weights_digest(files),
+    }
+    return TransformersTarget(
+        found.model,
+        found.tokenizer,
+        name=options.name,
+        enable_thinking=options.enable_thinking,
+        facts=facts,
+    )
+
+
+def load_directory(
+    options: TargetOptions, directory: Path, facts: Mapping[str, Any]
+) -> TransformersTarget:
+    """A target from files the harness made itself; ``facts`` say what they are."""
+    target = load(options, model=str(directory))
+    target.facts.update(facts)
+    return target
+
+
+class TransformersTarget:
+    """A causal language model with the harness's own KV cache; see `targets.base.Target`.
+
+    Passes run in inference mode. Between passes the cache holds every committed token but the
+    pending one.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        enable_thinking: bool = False,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Wrap a loaded model.
+
+        Args:
+            model: a ``PreTrainedModel`` with an LM head, in eval mode.
+            tokenizer: its tokenizer, or None where only ids are used.
+            name: what the run calls it.
+            enable_thinking: handed to the chat template.
+            facts: what `describe` adds: model, revision, weights_sha256, ….
+        """
+        config = model.config
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.facts: dict[str, Any] = dict(facts or {})
+        self.hidden_size: int = config.hidden_size
+        self.num_layers: int = config.num_hidden_layers
+        self.vocab_size: int = self.lm_head.weight.shape[0]
+        self.max_context: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+        self.stop_ids = _stop_ids(model, tokenizer)
+        self._enable_thinking = enable_thinking
+        self._decoder = model.get_decoder()
+        self._layers = _decoder_layers(self._decoder, self.num_layers)
+        self._feature_layers: tuple[int, ...] = ()
+        self._hooks: list[Any] = []
+        self._captured: dict[int, torch.Tensor] = {}
+        self._cache: KVCache | None = None
+        self._past = 0
+
+    @property
+    def embed_tokens(self) -> torch.nn.Embedding:
+        """The frozen input embedding, for drafters that share it."""
+        module: torch.nn.Embedding = self.model.get_input_embeddings()
+        return module
+
+    @property
+    def lm_head(self) -> torch.nn.Linear:
+        """The frozen LM head, for drafters that share it."""
+        module: torch.nn.Linear = self.model.get_output_embeddings()
+        return module
+
+    @property
+    def attn(self) -> str:
+        """The attention implementation in use."""
+        return str(self.model.config._attn_implementation)
+
+    def describe(self) -> Mapping[str, Any]:
+        """JSON-ready facts; ``template`` is None where messages are joined as plain text."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+        return {
+            "name": self.name,
+            "model": None,
+            "revision": None,
+            "weights_sha256": None,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attn": self.attn,
+            "device": str(self.device),
+            "template": "chat" if template else None,
+            "template_sha256": hashlib.sha256(text.encode()).hexdigest() if template else None,
+            "enable_thinking": self._enable_thinking,
+            "num_parameters": sum(item.numel() for item in self.model.parameters()),
+            **self.facts,
+        }
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation; without a chat template the texts are joined by blank lines."""
+        if not self.tokenizer.chat_template:
+            text = "\n\n".join(message["content"] for message in messages)
+            return list(self.tokenizer(text)["input_ids"])
+        ids = self.tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            enable_thinking=self._enable_thinking,
+        )
+        return list(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, special tokens left out."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
+        """Empty the cache; its buffers are made again only when they are too small."""
+        capacity = max_tokens + max_nodes + 1
+        if self._cache is None or self._cache.capacity < capacity:
+            multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1
+            self._cache = KVCache(self.num_layers, capacity, multiple)
+        self._cache.rewind(0)
+        self._watch(tuple(feature_layers))
+
+    @torch.inference_mode()
+    def prefill(self, prompt_ids: torch.Tensor) -> TargetOutput:
+        """Read the prompt ``[L]``; the LM head sees the last row only."""
+        output = self.model(
+            input_ids=prompt_ids[None].to(self.device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return TargetOutput(output.logits[0], self._features())
+
+    @torch.inference_mode()
+    def verify(self, pending: int, proposal: Proposal) -> TargetOutput:
+        """ONE pass; a chain takes the library's causal path, a tree an ancestor mask."""
+        assert self._cache is not None
+        self._past = self._cache.length
+        ids = proposal.tokens.new_empty((1, proposal.tokens.shape[0] + 1))
+        ids[0, 0] = pending
+        ids[0, 1:] = proposal.tokens
+        tree = {} if proposal.is_chain else self._tree_inputs(proposal)
+        output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **tree)
+        return TargetOutput(output.logits[0], self._features())
+
+    def commit(self, path: Sequence[int]) -> None:
+        """Keep the rows of the pending token and of ``path``."""
+        assert self._cache is not None
+        with torch.inference_mode():
+            self._cache.keep(self._past, [0, *(node + 1 for node in path)])
+
+    @torch.no_grad()
+    def features_of(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, layers: Sequence[int]
+    ) -> torch.Tensor:
+        """Outputs of ``layers`` side by side, without cache and LM head; fit to train on.
+
+        Args:
+            input_ids: ``[B, L]`` int64.
+            attention_mask: ``[B, L]``, 0 where padded.
+            layers: 0-based, ascending.
+
+        Returns:
+            ``[B, L, len(layers) * H]`` in the model's dtype.
+        """
+        before = self._feature_layers
+        self._watch(tuple(layers))
+        self._decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        features = torch.cat([self._captured[layer] for layer in layers], dim=-1)
+        self._watch(before)
+        return features
+
+    def _watch(self, layers: tuple[int, ...]) -> None:
+        """Hook exactly ``layers``: a layer's output is its own, before any final norm."""
+        if layers == self._feature_layers:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._captured.clear()
+        self._hooks = [
+            self._layers[layer].register_forward_hook(self._hook(layer)) for layer in layers
+        ]
+        self._feature_layers = layers
+
+    def _hook(self, layer: int) -> Any:
+        def capture(module: Any, inputs: Any, output: Any) -> None:
+            self._captured[layer] = output[0] if isinstance(output, tuple) else output
+
+        return capture
+
+    def _features(self) -> torch.Tensor | None:
+        if not self._feature_layers:
+            return None
+        rows = [self._captured[layer][0] for layer in self._feature_layers]
+        return torch.cat(rows, dim=-1)
+
+    def _tree_inputs(self, proposal: Proposal) -> dict[str, Any]:
+        """Positions by depth, and an ancestor mask for each kind of layer the model has."""
+        assert self._cache is not None
+        past, config = self._past, self.model.config
+        depths = torch.tensor([0, *proposal.depths()], device=self.device)
+        positions = past + depths
+        width, _ = self._cache.layers[0].get_mask_sizes(positions.shape[0])
+        visible = attention.ancestor_visibility(proposal.parents, past, width, self.device)
+        full = attention.additive(visible, self.dtype)
+        window = getattr(config, "sliding_window", None)
+        kinds = getattr(config, "layer_types", None)
+        mask: torch.Tensor | dict[str, torch.Tensor] = full
+        if window is not None and (kinds is None or "sliding_attention" in kinds):
+            near = attention.within_window(visible, positions, past, window)
+            sliding = attention.additive(near, self.dtype)
+            mask = (
+                sliding if kinds is None else {"full_attention": full, "sliding_attention": sliding}
+            )
+        return {"attention_mask": mask, "position_ids": positions[None]}
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The generation config's end-of-sequence ids; the tokenizer's where it names none."""
+    stated = model.generation_config.eos_token_id
+    if stated is None:
+        stated = getattr(tokenizer, "eos_token_id", None)
+    if stated is None:
+        return frozenset()
+    return frozenset([stated] if isinstance(stated, int) else stated)
+
+
+def _decoder_layers(decoder: Any, num_layers: int) -> torch.nn.ModuleList:
+    """The list of decoder layers, whatever the architecture calls it."""
+    for module in decoder.children():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(f"{type(decoder).__name__} has no list of {num_layers} layers")
