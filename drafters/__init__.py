@@ -1,8 +1,6 @@
 """Drafters: everything that can propose tokens, one file a method."""
 
-from harness.registry import Entry
-
-BLOCK_DIFFUSION = "drafters.block_diffusion.drafter:build"
+from harness.registry import BLOCK_DIFFUSION, Entry
 
 DRAFTERS: dict[str, Entry] = {
     "uniform": Entry(BLOCK_DIFFUSION, "block diffusion, position-uniform cross-entropy (Eq. 7)"),

@@ -9,10 +9,11 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from harness.errors import UserError
@@ -31,84 +32,156 @@ class Entry:
     """Keyword arguments bound to the implementation."""
 
     def load(self) -> Any:
-        """The object behind ``path``."""
+        """The object behind ``path``.
+
+        Raises:
+            UserError: the module cannot be imported, or lacks the attribute.
+        """
         module_name, _, attribute = self.path.partition(":")
-        return getattr(importlib.import_module(module_name), attribute)
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.path} cannot be imported: {error}.") from error
 
 
 BLOCK_DIFFUSION = "drafters.block_diffusion.drafter:build"
 
-_PLUGINS: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+_PLUGINS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 
 
-def table(kind: str) -> dict[str, Entry]:
-    """Every entry of one kind: the project's own, then entry points, then ``--plugin`` files.
+def table(kind: str) -> dict[str, Any]:
+    """Every row of one kind: the project's own, then entry points, then ``--plugin`` files.
 
-    Entry points are read from the group ``harness.<kind>``.
+    Rows are `Entry`; a row of ``objectives`` may also be an ``Objective`` itself. Every objective
+    is also the name of the block-diffusion drafter trained with it. Entry points are read from
+    the group ``harness.<kind>``.
 
     Raises:
         UserError: two of them claim one name.
     """
-    entries = dict(_own(kind))
-    for point in entry_points(group=f"harness.{kind}"):
-        _add(entries, kind, point.name, Entry(point.value, f"from {point.value}"))
-    for name, entry in _PLUGINS[kind].items():
-        _add(entries, kind, name, entry)
-    return entries
+    rows = _registered(kind)
+    if kind == "drafters":
+        for name, objective in _registered("objectives").items():
+            rows.setdefault(name, Entry(BLOCK_DIFFUSION, f"block diffusion: {phrase(objective)}"))
+    return rows
 
 
-def _own(kind: str) -> Mapping[str, Any]:
-    """The project's literal table; every objective is also the drafter trained with it."""
-    if kind == "objectives":
-        from drafters.block_diffusion.objectives import OBJECTIVES
-
-        return OBJECTIVES
-    module = importlib.import_module(kind)
-    return dict(getattr(module, kind.upper()))
+def phrase(row: Any) -> str:
+    """What ``harness list`` says of a row."""
+    return str(row.description)
 
 
-def _add(entries: dict[str, Any], kind: str, name: str, entry: Any) -> None:
-    if name in entries:
-        raise UserError(f"{kind[:-1]} {name!r} is registered twice; give one of them another name.")
-    entries[name] = entry
-
-
-def resolve(kind: str, name: str) -> Entry:
-    """The entry called ``name``.
+def resolve(kind: str, name: str) -> Any:
+    """The row called ``name``.
 
     Raises:
         UserError: no such name; the message holds the near misses.
     """
-    entries = table(kind)
-    if name in entries:
-        return entries[name]
-    near = difflib.get_close_matches(name, entries, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(entries)}."
-    raise UserError(f"unknown {kind[:-1]} {name!r}; {hint}")
+    rows = table(kind)
+    if name in rows:
+        return rows[name]
+    raise UserError(f"unknown {kind[:-1]} {name!r}; {near_misses(name, rows)}")
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """Half a sentence that helps whoever mistyped ``name``."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}."
 
 
 def load_plugin(path: Path) -> None:
     """Run a plug-in file and register what its tables DRAFTERS, TARGETS, TASKS, OBJECTIVES hold.
 
+    The file becomes importable under its stem, so that its rows can name it. Loading the same
+    file again changes nothing.
+
     Raises:
-        UserError: the file cannot be read or run, or claims a name that is taken.
+        UserError: the file cannot be read or run, its name is that of another module, or it
+            claims a name that is taken.
     """
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    stem, path = path.stem, path.resolve()
+    loaded = sys.modules.get(stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return
+    module = _import_file(stem, path)
+    try:
+        rows = _rows(module, path)
+        for kind, name, _ in rows:
+            if name in table(kind):
+                raise _taken(kind, name)
+    except UserError:
+        del sys.modules[stem]
+        raise
+    for kind, name, row in rows:
+        _PLUGINS[kind][name] = row
+
+
+def _registered(kind: str) -> dict[str, Any]:
+    rows = dict(_own(kind))
+    outside = [
+        (point.name, Entry(point.value, f"from {point.value}"))
+        for point in entry_points(group=f"harness.{kind}")
+    ]
+    for name, row in [*outside, *_PLUGINS[kind].items()]:
+        if name in rows:
+            raise _taken(kind, name)
+        rows[name] = row
+    return rows
+
+
+def _own(kind: str) -> Mapping[str, Any]:
+    """The project's literal table."""
+    home = "drafters.block_diffusion.objectives" if kind == "objectives" else kind
+    rows: Mapping[str, Any] = getattr(importlib.import_module(home), kind.upper())
+    return rows
+
+
+def _import_file(stem: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f"plug-in {path} is not a Python file that can be read.")
+        raise UserError(f"plug-in {path.name} is not a Python file that can be read.")
+    if not stem.isidentifier() or _is_another_module(stem, path):
+        raise UserError(
+            f"plug-in {path.name} cannot be imported as {stem!r}, which is taken or no module "
+            "name; rename the file."
+        )
     module = importlib.util.module_from_spec(spec)
+    sys.modules[stem] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"plug-in {path} failed to load: {type(error).__name__}: {error}") from error
-    found = 0
-    for kind in KINDS:
-        for name, entry in getattr(module, kind.upper(), {}).items():
-            taken = table(kind)
-            _add(taken, kind, name, entry)
-            _PLUGINS[kind][name] = entry
-            found += 1
-    if not found:
+        del sys.modules[stem]
         raise UserError(
-            f"plug-in {path} defines none of the tables DRAFTERS, TARGETS, TASKS, OBJECTIVES."
+            f"plug-in {path.name} failed to load: {type(error).__name__}: {error}"
+        ) from error
+    return module
+
+
+def _is_another_module(stem: str, path: Path) -> bool:
+    """Whether ``import stem`` would find something else than ``path``."""
+    found = None if stem in sys.modules else importlib.util.find_spec(stem)
+    return stem in sys.modules or (found is not None and found.origin != str(path))
+
+
+def _rows(module: ModuleType, path: Path) -> list[tuple[str, str, Any]]:
+    rows = [
+        (kind, name, row)
+        for kind in KINDS
+        for name, row in getattr(module, kind.upper(), {}).items()
+    ]
+    for kind, name, row in rows:
+        if not hasattr(row, "description") or (kind != "objectives" and not isinstance(row, Entry)):
+            raise UserError(
+                f"plug-in {path.name}: {kind.upper()}[{name!r}] is no row; write "
+                "Entry('module:attribute', 'a phrase')."
+            )
+    if not rows:
+        raise UserError(
+            f"plug-in {path.name} defines none of the tables DRAFTERS, TARGETS, TASKS, OBJECTIVES."
         )
+    return rows
+
+
+def _taken(kind: str, name: str) -> UserError:
+    return UserError(f"{kind[:-1]} {name!r} is registered twice; give one of them another name.")

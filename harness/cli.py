@@ -1,0 +1,199 @@
+"""The command line: ``run``, ``train``, ``report`` and ``list``.
+
+A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import tyro
+
+from harness import registry
+from harness.config import PRESETS, Plugins, ReportConfig, RunConfig
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.runner import RunResult
+
+_T = TypeVar("_T")
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 1 where a generation failed; 2 for bad input; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:  # argument parsing ends this way, after --help as after an error
+        return stop.code if isinstance(stop.code, int) else 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage(), file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}; {registry.near_misses(name, COMMANDS)}")
+    return COMMANDS[name](rest)
+
+
+def _run(arguments: list[str]) -> int:
+    """Measure drafters in front of a target; a preset's name may come first."""
+    preset = "standard"
+    rest = arguments
+    if rest and not rest[0].startswith("-"):
+        preset, rest = rest[0], rest[1:]
+    if preset not in PRESETS:
+        raise UserError(f"unknown preset {preset!r}; {registry.near_misses(preset, PRESETS)}")
+    config = _parse(RunConfig, rest, "run", default=PRESETS[preset]())
+    for path in config.plugin:
+        registry.load_plugin(path)
+    if config.dry_run:
+        from harness.plan import describe, make_plan
+
+        for line in describe(make_plan(config)):
+            print(line)
+        return 0
+    from harness.runner import run
+
+    result = run(config, ["run", *arguments])
+    _publish(result)
+    if result.interrupted:
+        return INTERRUPTED
+    return 1 if result.num_failures else 0
+
+
+def _publish(result: RunResult) -> None:
+    """Write and print the leaderboard, then the line of JSON for programs."""
+    directory = result.files.directory
+    markdown: Path | None = None
+    html: Path | None = None
+    if result.num_generations:
+        markdown, html = _write_leaderboard((directory,), directory)
+        print(markdown.read_text(encoding="utf-8"))
+    else:
+        print("no generation succeeded, so there is no leaderboard", file=sys.stderr)
+    summary = {
+        "run_id": result.files.run_id,
+        "run_dir": str(directory),
+        "leaderboard_md": str(markdown) if markdown else None,
+        "leaderboard_html": str(html) if html else None,
+        "num_generations": result.num_generations,
+        "num_failures": result.num_failures,
+    }
+    print(json.dumps(summary))
+
+
+def _train(arguments: list[str]) -> int:
+    """Train block-diffusion drafters for a target."""
+    from drafters.block_diffusion.config import TrainConfig
+
+    @dataclass(frozen=True, kw_only=True)
+    class TrainCommand:
+        """Train block-diffusion drafters for a target."""
+
+        config: tyro.conf.OmitArgPrefixes[TrainConfig]
+        plugin: Plugins = ()
+        """Python files whose tables add drafters, targets, tasks or objectives."""
+
+    command = _parse(TrainCommand, arguments, "train")
+    for path in command.plugin:
+        registry.load_plugin(path)
+    from drafters.block_diffusion.trainer import train
+
+    for checkpoint in train(command.config):
+        print(checkpoint)
+    return 0
+
+
+def _report(arguments: list[str]) -> int:
+    """Rebuild leaderboards from records; needs no torch."""
+    config = _parse(ReportConfig, arguments, "report")
+    for directory in config.run_dirs:
+        if not (directory / "config.json").is_file():
+            raise UserError(f"{directory} is not a run directory: it has no config.json.")
+    output_dir = config.output_dir or config.run_dirs[0]
+    markdown, html = _write_leaderboard(config.run_dirs, output_dir)
+    print(markdown.read_text(encoding="utf-8"))
+    print(json.dumps({"leaderboard_md": str(markdown), "leaderboard_html": str(html)}))
+    return 0
+
+
+def _list(arguments: list[str]) -> int:
+    """Show every drafter, target, task, objective and preset."""
+    config = _parse(ListConfig, arguments, "list")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    presets = {name: (make.__doc__ or "").rstrip(".") for name, make in PRESETS.items()}
+    tables = {
+        kind: {name: registry.phrase(row) for name, row in registry.table(kind).items()}
+        for kind in registry.KINDS
+    }
+    for title, phrases in {**tables, "presets": presets}.items():
+        width = max(len(name) for name in phrases)
+        print(title)
+        for name, phrase in phrases.items():
+            print(f"  {name:<{width}}  {phrase}")
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """Show every drafter, target, task, objective and preset."""
+
+    plugin: Plugins = ()
+    """Python files whose tables add drafters, targets, tasks or objectives."""
+
+
+COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "run": _run,
+    "train": _train,
+    "report": _report,
+    "list": _list,
+}
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8}{command.__doc__}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: python -m harness COMMAND [--help]", "", *lines])
+
+
+def _parse(form: type[_T], arguments: list[str], command: str, default: _T | None = None) -> _T:
+    try:
+        return tyro.cli(
+            form,
+            args=arguments,
+            prog=f"python -m harness {command}",
+            default=tyro.MISSING_NONPROP if default is None else default,
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+        )
+    except ValueError as error:  # raised by a dataclass that checks itself
+        raise UserError(f"{error}.") from error
+
+
+def _write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path, Path]:
+    from reports.render import write_leaderboard
+
+    try:
+        return write_leaderboard(run_dirs, output_dir)
+    except OSError as error:
+        raise UserError(f"the leaderboard cannot be written: {error}.") from error

@@ -1,0 +1,137 @@
+"""What a run is asked to do: every flag, its help, its default and its check in one place.
+
+A preset is a function that calls another and replaces fields.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, UseAppendAction, arg
+from tyro.constructors import PrimitiveConstructorSpec
+
+from harness.errors import UserError
+from harness.sampling import Sampling
+
+_COMMA_SEPARATED = PrimitiveConstructorSpec[tuple[str, ...]](
+    nargs=1,
+    metavar="A,B,…",
+    instance_from_str=lambda texts: tuple(part.strip() for part in texts[0].split(",")),
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=lambda names: [",".join(names)],
+)
+Names = Annotated[tuple[str, ...], _COMMA_SEPARATED]
+Plugins = UseAppendAction[Annotated[tuple[Path, ...], arg(metavar="FILE")]]
+"""One file a flag; the flag may be given again."""
+
+BASELINES = {
+    "ar_loop": "this loop with nothing proposed",
+    "hf_generate": "transformers' own generate",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Measure drafters in front of one target, and rank them."""
+
+    drafter: Names = ("combined",)
+    """Methods to measure: NAME, NAME=CHECKPOINT or NAME@LABEL=CHECKPOINT."""
+    target: str = "smollm2"
+    """Name of a target, a local directory or a hub id."""
+    tasks: Names = ("all",)
+    """Tasks, or all."""
+    limit: int | Literal["all"] | None = None
+    """Prompts a task; by default 128 on a GPU and 16 on a CPU."""
+    data_dir: Path | None = None
+    """Upstream data files; by default HARNESS_DATA_DIR, then the hub, then our samples."""
+    output_dir: Path = Path("runs")
+    """Where run directories are made."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus; 1 keeps everything."""
+    top_k: int = 0
+    """0 keeps everything."""
+    max_new_tokens: int | None = None
+    """Longest answer; by default 2048 on a GPU and 128 on a CPU."""
+    block_size: int | None = None
+    """Tokens of a draft block, the pending one included; by default the drafter's own."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of target and drafters."""
+    attn: str | None = None
+    """Attention implementation; by default the target's own."""
+    device: str = "auto"
+    """cuda where there is one, else cpu; or a device's name."""
+    seed: int = 0
+    """Draws, orders and warm-up all follow from it."""
+    repeats: int = 1
+    """Generations of each method on each prompt."""
+    resume: str | None = None
+    """Run id or directory to finish; the other flags must be those it began with."""
+    revision: str | None = None
+    """Commit or tag of the target on the hub."""
+    enable_thinking: bool = False
+    """Let the target's template open with reasoning."""
+    baseline: Names = tuple(BASELINES)
+    """Baselines to run; ar_loop must be one of them."""
+    plugin: Plugins = ()
+    """Python files whose tables add drafters, targets, tasks or objectives."""
+    train_if_missing: bool = False
+    """Train a drafter that has no checkpoint instead of stopping."""
+    dry_run: bool = False
+    """Show what would run, load no weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_new_tokens", "block_size", "repeats"):
+            value = getattr(self, name)
+            least = 2 if name == "block_size" else 1
+            if isinstance(value, int) and value < least:
+                flag = name.replace("_", "-")
+                raise UserError(f"--{flag} must be at least {least}, not {value}.")
+        for name in ("drafter", "tasks", "baseline"):
+            if "" in getattr(self, name):
+                raise UserError(f"--{name} has an empty name; write --{name} A,B without gaps.")
+        if "ar_loop" not in self.baseline:
+            raise UserError("--baseline must include ar_loop: speedups are measured against it.")
+        if not math.isfinite(self.temperature):
+            raise UserError(f"--temperature must be a number, not {self.temperature}.")
+        try:
+            Sampling(self.temperature, self.top_p, self.top_k)
+        except ValueError as error:
+            raise UserError(f"--{str(error).replace('_', '-')}.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Rebuild the leaderboard of finished or partial runs."""
+
+    run_dirs: Positional[Annotated[tuple[Path, ...], arg(metavar="DIR [DIR ...]")]]
+    """Run directories to read together."""
+    output_dir: Path | None = None
+    """Where leaderboard.md and leaderboard.html go; by default the first run directory."""
+
+
+def standard() -> RunConfig:
+    """The defaults: 128 prompts a task and 2048 new tokens on a GPU, 16 and 128 on a CPU."""
+    return RunConfig()
+
+
+def quick() -> RunConfig:
+    """All tasks in minutes on two cores: 2 prompts a task, 64 new tokens."""
+    return replace(standard(), drafter=("combined", "uniform"), limit=2, max_new_tokens=64)
+
+
+def paper() -> RunConfig:
+    """What published tables use, on any device: 128 prompts, 2048 new tokens; 3 repeats."""
+    return replace(standard(), limit=128, max_new_tokens=2048, repeats=3)
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "standard": standard,
+    "quick": quick,
+    "paper": paper,
+}

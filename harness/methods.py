@@ -1,0 +1,120 @@
+"""Methods of a run: named baselines and built drafters, all called the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from drafters.base import DrafterOptions
+from harness import registry
+from harness.errors import UserError
+from harness.plan import Plan
+
+if TYPE_CHECKING:
+    from harness.decode import Decoded
+    from harness.sampling import Sampling
+    from targets.base import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One row of the leaderboard, ready to run."""
+
+    name: str
+    generate: Callable[[Sequence[int], Sampling, int], Decoded]
+    """Prompt ids, rules and the most new tokens, to an answer."""
+    facts: dict[str, Any]
+    """Its part of ``config.json``."""
+    prepare: Callable[[Sequence[int], Sequence[int]], None] | None = None
+    """Takes the prompt and ``ar_loop``'s answer before the clock starts; what an oracle needs."""
+
+
+def build_methods(plan: Plan, target: Target) -> tuple[Method, ...]:
+    """Every baseline and drafter of the plan.
+
+    Raises:
+        UserError: a drafter cannot be built, for want of a checkpoint above all.
+    """
+    baselines = [_baseline(name, target) for name in plan.baselines]
+    greedy = plan.config.temperature == 0
+    drafters = [
+        _drafter(replace(options, draft="argmax" if greedy else "sample"), plan, target)
+        for options in plan.drafters
+    ]
+    return (*baselines, *drafters)
+
+
+def _baseline(name: str, target: Target) -> Method:
+    facts = {"method": name, "kind": "baseline"}
+    if name == "hf_generate":
+        from harness.baselines import hf_generate
+
+        def foreign(prompt_ids: Sequence[int], sampling: Sampling, max_new_tokens: int) -> Decoded:
+            return hf_generate(target, prompt_ids, sampling=sampling, max_new_tokens=max_new_tokens)
+
+        return Method(name=name, generate=foreign, facts=facts)
+    from drafters.none import build
+
+    return Method(
+        name=name, generate=_loop(target, build(target, DrafterOptions(name="none"))), facts=facts
+    )
+
+
+def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
+    drafter = _build(options, plan, target)
+    facts = {
+        "method": options.method,
+        "kind": "drafter",
+        "drafter": options.name,
+        "argument": options.argument,
+        "block_size": drafter.block_size,
+        "draft": drafter.draft,
+        "checkpoint": getattr(drafter, "checkpoint", None),
+    }
+    return Method(
+        name=options.method,
+        generate=_loop(target, drafter),
+        facts=facts,
+        prepare=getattr(drafter, "prepare", None),
+    )
+
+
+def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
+    """The drafter; trained first where it has no checkpoint and that was asked for."""
+    from drafters.block_diffusion.checkpoint import MissingCheckpoint
+
+    row = registry.resolve("drafters", options.name)
+    build = row.load()
+    try:
+        return build(target, options, **row.options)
+    except MissingCheckpoint as error:
+        if not plan.config.train_if_missing:
+            raise UserError(f"{str(error).rstrip('.')}, or give --train-if-missing.") from error
+    _train(options, plan)
+    return build(target, options, **row.options)
+
+
+def _train(options: DrafterOptions, plan: Plan) -> None:
+    from drafters.block_diffusion.config import TrainConfig
+    from drafters.block_diffusion.trainer import train
+
+    train(
+        TrainConfig(
+            drafter=options.name,
+            target=plan.target.name,
+            revision=plan.target.revision,
+            device=plan.target.device,
+        )
+    )
+
+
+def _loop(target: Target, drafter: Any) -> Callable[[Sequence[int], Sampling, int], Decoded]:
+    from harness.decode import generate
+
+    def run(prompt_ids: Sequence[int], sampling: Sampling, max_new_tokens: int) -> Decoded:
+        return generate(
+            target, drafter, prompt_ids, sampling=sampling, max_new_tokens=max_new_tokens
+        )
+
+    return run

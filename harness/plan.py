@@ -1,0 +1,156 @@
+"""What a run will do, settled before any weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from drafters.base import DrafterOptions
+from harness import registry
+from harness.config import BASELINES, RunConfig
+from harness.errors import UserError
+from targets.base import TargetOptions
+from tasks.base import PromptSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A `RunConfig` with every name resolved, every default filled in and every prompt chosen."""
+
+    config: RunConfig
+    target: TargetOptions
+    baselines: tuple[str, ...]
+    drafters: tuple[DrafterOptions, ...]
+    tasks: Mapping[str, PromptSet]
+    limit: int | None
+    """Prompts a task; None for all."""
+    max_new_tokens: int
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Names of baselines and drafters, in the order asked for."""
+        return (*self.baselines, *(options.method for options in self.drafters))
+
+    @property
+    def num_generations(self) -> int:
+        """Answers of all methods together."""
+        turns = sum(
+            len(prompt.turns) for chosen in self.tasks.values() for prompt in chosen.prompts
+        )
+        return turns * len(self.methods) * self.config.repeats
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """Resolve names, load prompts and fill in the defaults of the device.
+
+    Raises:
+        UserError: an unknown or repeated name, or prompts that cannot be read.
+    """
+    drafters = tuple(DrafterOptions.parse(text, config.block_size) for text in config.drafter)
+    for options in drafters:
+        registry.resolve("drafters", options.name)
+    for name in config.baseline:
+        if name not in BASELINES:
+            raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")
+    _require_distinct((*config.baseline, *(options.method for options in drafters)))
+    _require_target(config.target)
+    device = _device(config.device)
+    limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
+    attn = {} if config.attn is None else {"attn": config.attn}
+    return Plan(
+        config=config,
+        target=TargetOptions(
+            name=config.target,
+            dtype=config.dtype,
+            device=device,
+            revision=config.revision,
+            enable_thinking=config.enable_thinking,
+            **attn,
+        ),
+        baselines=config.baseline,
+        drafters=drafters,
+        tasks=_load_tasks(config, limit),
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def describe(plan: Plan) -> Iterator[str]:
+    """Lines for the reader: target, methods, tasks with their sources, and the sizes."""
+    config, target = plan.config, plan.target
+    yield f"target   {target.name} ({target.dtype}, {target.device})"
+    yield f"methods  {', '.join(plan.methods)}"
+    for name, chosen in plan.tasks.items():
+        source = chosen.source
+        kind = "our samples, not the benchmark" if not source.is_benchmark else source.kind
+        yield (
+            f"task     {name}: {len(chosen.prompts)} of {source.num_rows} prompts from "
+            f"{source.location} ({kind})"
+        )
+    yield (
+        f"sizes    {plan.num_generations} generations of up to {plan.max_new_tokens} tokens, "
+        f"temperature {config.temperature:g}, {config.repeats} a prompt and method"
+    )
+
+
+def task_facts(plan: Plan) -> list[dict[str, Any]]:
+    """The ``tasks`` part of ``config.json``."""
+    return [
+        {
+            "task": name,
+            "source": dataclasses.asdict(chosen.source),
+            "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
+        }
+        for name, chosen in plan.tasks.items()
+    ]
+
+
+def _require_distinct(methods: tuple[str, ...]) -> None:
+    for name in methods:
+        if methods.count(name) > 1:
+            raise UserError(f"method {name!r} is asked for twice; label one: {name}@LABEL.")
+
+
+def _require_target(name: str) -> None:
+    """A target is a row, a directory or a hub id; a bare word can only be a row."""
+    if "/" not in name and not Path(name).is_dir():
+        registry.resolve("targets", name)
+
+
+def _device(name: str) -> str:
+    """The device meant by ``--device``."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is unknown; write auto, cpu, cuda or cuda:1.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name!r} is not there; write --device cpu.")
+    return name
+
+
+def _sizes(config: RunConfig, *, on_gpu: bool) -> tuple[int | None, int]:
+    """Prompts a task (None for all) and the longest answer."""
+    limit = None if config.limit == "all" else config.limit or (128 if on_gpu else 16)
+    return limit, config.max_new_tokens or (2048 if on_gpu else 128)
+
+
+def _load_tasks(config: RunConfig, limit: int | None) -> dict[str, PromptSet]:
+    names = tuple(registry.table("tasks")) if config.tasks == ("all",) else config.tasks
+    rows = {name: registry.resolve("tasks", name) for name in names}
+    data_dir = config.data_dir or _environment_data_dir()
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"data directory {data_dir} is not a directory that can be read.")
+    return {name: row.load().load(data_dir, limit) for name, row in rows.items()}
+
+
+def _environment_data_dir() -> Path | None:
+    value = os.environ.get("HARNESS_DATA_DIR")
+    return Path(value) if value else None

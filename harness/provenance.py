@@ -1,0 +1,92 @@
+"""Where numbers come from: code, versions and hardware, as ``environment.json`` holds them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+_PACKAGES = (
+    "block-diffusion-harness",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+)
+
+
+def environment(argv: Sequence[str]) -> dict[str, Any]:
+    """Everything that is not in ``config.json`` and may still move a number.
+
+    Args:
+        argv: arguments of the command, without the program.
+    """
+    commit, dirty = source_state(Path(__file__).resolve().parent.parent)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "commit": commit,
+        "dirty": dirty,
+        "argv": list(argv),
+        "versions": versions(),
+        "hardware": hardware(),
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def source_state(root: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout at ``root`` and whether it has changes; None twice elsewhere."""
+    if not (root / ".git").exists():
+        return None, None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return None, None
+    return commit, bool(changes)
+
+
+def versions() -> dict[str, str | None]:
+    """Python and the packages that compute; None for one that is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, threads torch uses, memory and the first GPU."""
+    import psutil
+    import torch
+
+    return {
+        "cpu": _cpu_model(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

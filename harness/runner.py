@@ -1,0 +1,113 @@
+"""A run: every method on every prompt, back to back, one record at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness import plan as planning
+from harness import run_files
+from harness.config import RunConfig
+from harness.methods import Method, build_methods
+from harness.plan import Plan
+from harness.progress import Progress, duration, say
+from harness.provenance import environment
+from harness.records import Record
+from harness.run_files import RecordWriter, RunFiles
+from harness.session import Session
+
+if TYPE_CHECKING:
+    from targets.base import Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """Where a run's files are, and how it went."""
+
+    files: RunFiles
+    num_generations: int
+    num_failures: int
+    interrupted: bool
+
+
+def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
+    """Measure what ``config`` asks for, or finish a run that was cut off.
+
+    Ctrl-C ends it early and keeps what was measured.
+
+    Raises:
+        UserError: anything the user can put right.
+    """
+    plan = planning.make_plan(config)
+    for line in planning.describe(plan):
+        say(line)
+    from targets.load import load_target
+
+    target = load_target(plan.target)
+    methods = build_methods(plan, target)
+    files, before = _open(plan, config_facts(plan, target, methods), environment(argv))
+    say(f"run      {files.directory}")
+    session = Session(plan, target, methods, before)
+    interrupted = False
+    try:
+        _write_all(session, plan, files)
+    except KeyboardInterrupt:
+        interrupted = True
+        say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
+    return RunResult(
+        files=files,
+        num_generations=session.num_generations,
+        num_failures=session.num_failures,
+        interrupted=interrupted,
+    )
+
+
+def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
+    """Put every record on the disk as it comes."""
+    if not session.num_left:
+        return
+    full_s = session.warm_up()
+    say(
+        f"{plan.target.device}: {session.num_left} answers of up to {plan.max_new_tokens} tokens, "
+        f"at most {duration(full_s)}"
+    )
+    with RecordWriter(files.records) as writer, Progress(session.num_left) as progress:
+        for record in session.records():
+            writer.append(record)
+            progress.step(f"{record.method} {record.task}")
+
+
+def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:
+    """``config.json`` without the run id: all that makes two runs the same run."""
+    config = plan.config
+    return {
+        "schema_version": 1,
+        "target": {"name": plan.target.name, **target.describe()},
+        "methods": [method.facts for method in methods],
+        "tasks": planning.task_facts(plan),
+        "sampling": {
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "top_k": config.top_k,
+        },
+        "max_new_tokens": plan.max_new_tokens,
+        "seed": config.seed,
+        "repeats": config.repeats,
+        "limit": plan.limit,
+    }
+
+
+def _open(
+    plan: Plan, facts: dict[str, Any], where: dict[str, Any]
+) -> tuple[RunFiles, list[Record]]:
+    """A new run directory, or the one to resume and its records."""
+    config = plan.config
+    if config.resume is None:
+        return run_files.create(config.output_dir, facts, where), []
+    files = run_files.find(config.resume, config.output_dir)
+    records, torn = run_files.reopen(files, facts, where)
+    if torn:
+        say(f"cut off a torn last record ({torn} bytes)")
+    say(f"resuming with {len(records)} of {plan.num_generations} records there")
+    return files, records

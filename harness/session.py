@@ -1,0 +1,216 @@
+"""One sitting of a run: every method on every prompt, back to back."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from harness.methods import Method
+from harness.plan import Plan
+from harness.progress import say
+from harness.records import Failure, Generation, Record, key_of
+from harness.sampling import Sampling, generation_seed
+from tasks.base import Prompt, Source
+
+if TYPE_CHECKING:
+    from targets.base import Target
+
+_WARMUP_TOKENS = 16
+
+RecordKey = tuple[str, str, int, str, int]
+
+
+class Session:
+    """One sitting of a run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: Target,
+        methods: Sequence[Method],
+        before: Sequence[Record],
+    ) -> None:
+        """Go on behind the records there are already."""
+        self._plan = plan
+        self._target = target
+        self._methods = methods
+        self._done: set[RecordKey] = set()
+        self._answers: dict[RecordKey, Generation] = {}
+        """Generations of ``ar_loop``: later turns and oracles need them."""
+        self.num_generations = 0
+        self.num_failures = 0
+        for record in before:
+            self._note(record)
+
+    @property
+    def num_left(self) -> int:
+        """Answers that have no record yet."""
+        return self._plan.num_generations - len(self._done)
+
+    def records(self) -> Iterator[Record]:
+        """Ask everything that has no record yet; a method that raises makes a `Failure`."""
+        for task, chosen in self._plan.tasks.items():
+            for prompt in chosen.prompts:
+                for record in self._conversation(task, chosen.source, prompt):
+                    self._note(record)
+                    if isinstance(record, Failure):
+                        say(f"{record.method} failed on {task} {prompt.prompt_id}: {record.error}")
+                    yield record
+
+    def warm_up(self) -> float:
+        """Let every method answer once, uncounted; seconds the rest would take at full length."""
+        chosen = next(iter(self._plan.tasks.values()))
+        prompt_ids = self._target.encode_chat(
+            [{"role": "user", "content": chosen.prompts[0].turns[0]}]
+        )
+        longest = self._plan.max_new_tokens
+        answer: Sequence[int] = ()
+        total_s = 0.0
+        for method in sorted(self._methods, key=lambda method: method.name != "ar_loop"):
+            if method.prepare is not None:
+                method.prepare(prompt_ids, answer)
+            try:
+                decoded = method.generate(
+                    prompt_ids, self._sampling(self._plan.config.seed), min(longest, _WARMUP_TOKENS)
+                )
+            except Exception as error:
+                say(f"warm-up of {method.name} failed: {_one_line(error)}")
+                continue
+            if method.name == "ar_loop":
+                answer = decoded.new_tokens
+            token_s = decoded.decode_s / max(len(decoded.new_tokens) - 1, 1)
+            total_s += decoded.prefill_s + token_s * (longest - 1)
+        return total_s * self.num_left / len(self._methods)
+
+    def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
+        """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
+        messages: list[dict[str, str]] = []
+        missing = ""
+        for turn, text in enumerate(prompt.turns, start=1):
+            messages.append({"role": "user", "content": text})
+            if missing:
+                yield from self._fail_turn(task, prompt.prompt_id, turn, missing)
+                continue
+            prompt_ids = self._target.encode_chat(messages)
+            for repeat in range(self._plan.config.repeats):
+                yield from self._ask_all(task, source, prompt.prompt_id, turn, repeat, prompt_ids)
+            answer = self._answers.get((task, prompt.prompt_id, turn, "ar_loop", 0))
+            if answer is None:
+                missing = f"ar_loop failed at turn {turn}, so there is no history to go on from"
+            else:
+                messages.append({"role": "assistant", "content": answer.text})
+
+    def _ask_all(
+        self,
+        task: str,
+        source: Source,
+        prompt_id: str,
+        turn: int,
+        repeat: int,
+        prompt_ids: Sequence[int],
+    ) -> Iterator[Record]:
+        """Every method on one prompt, back to back."""
+        seed = self._plan.config.seed
+        for method in shuffled(self._methods, seed, task, prompt_id, turn, repeat):
+            key = (task, prompt_id, turn, method.name, repeat)
+            if key in self._done:
+                continue
+            oracle = self._answers.get((task, prompt_id, turn, "ar_loop", repeat))
+            try:
+                record: Record = self._ask(method, source, key, prompt_ids, oracle)
+            except Exception as error:
+                record = _failure(key, _one_line(error))
+            yield record
+
+    def _ask(
+        self,
+        method: Method,
+        source: Source,
+        key: RecordKey,
+        prompt_ids: Sequence[int],
+        oracle: Generation | None,
+    ) -> Generation:
+        task, prompt_id, turn, name, repeat = key
+        seed = generation_seed(self._plan.config.seed, task, prompt_id, turn, repeat)
+        if method.prepare is not None:
+            if oracle is None:
+                raise RuntimeError("ar_loop failed here, and this method needs its answer")
+            method.prepare(prompt_ids, oracle.new_tokens)
+        with _no_collection():
+            decoded = method.generate(prompt_ids, self._sampling(seed), self._plan.max_new_tokens)
+        return Generation(
+            task=task,
+            prompt_id=prompt_id,
+            turn=turn,
+            method=name,
+            repeat=repeat,
+            seed=seed,
+            source=source.kind,
+            source_digest=source.digest,
+            prompt_sha256=hashlib.sha256(json.dumps(list(prompt_ids)).encode()).hexdigest(),
+            num_prompt_tokens=len(prompt_ids),
+            new_tokens=tuple(decoded.new_tokens),
+            text=self._target.decode(decoded.new_tokens),
+            rounds=decoded.rounds,
+            prefill_s=decoded.prefill_s,
+            decode_s=decoded.decode_s,
+            finish_reason=decoded.finish_reason,
+            peak_memory_bytes=decoded.peak_memory_bytes,
+        )
+
+    def _fail_turn(self, task: str, prompt_id: str, turn: int, error: str) -> Iterator[Record]:
+        for repeat in range(self._plan.config.repeats):
+            for method in self._methods:
+                key = (task, prompt_id, turn, method.name, repeat)
+                if key not in self._done:
+                    yield _failure(key, error)
+
+    def _note(self, record: Record) -> None:
+        key = key_of(record)
+        self._done.add(key)
+        if isinstance(record, Failure):
+            self.num_failures += 1
+            return
+        self.num_generations += 1
+        if record.method == "ar_loop":
+            self._answers[key] = record
+
+    def _sampling(self, seed: int) -> Sampling:
+        config = self._plan.config
+        return Sampling(config.temperature, config.top_p, config.top_k, seed)
+
+
+def shuffled(
+    methods: Sequence[Method], seed: int, task: str, prompt_id: str, turn: int, repeat: int
+) -> list[Method]:
+    """Order of the methods on one prompt: drawn from the seed, oracles behind ``ar_loop``."""
+    order = list(methods)
+    random.Random(generation_seed(seed, task, prompt_id, turn, repeat)).shuffle(order)
+    return sorted(order, key=lambda method: method.prepare is not None)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of timed work; it runs before, not within."""
+    gc.collect(0)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _failure(key: RecordKey, error: str) -> Failure:
+    task, prompt_id, turn, method, repeat = key
+    return Failure(
+        task=task, prompt_id=prompt_id, turn=turn, method=method, repeat=repeat, error=error
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
