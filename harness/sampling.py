@@ -54,7 +54,7 @@ class Sampling:
             scaled = scaled.masked_fill(scaled < floor, float("-inf"))
         probs = scaled.softmax(-1)
         if self.top_p < 1:
-            ordered, index = probs.sort(-1, descending=True, stable=True)
+            ordered, index = probs.sort(stable=True, dim=-1, descending=True)
             outside = ordered.cumsum(-1) - ordered >= self.top_p
             probs = probs.masked_fill(torch.zeros_like(outside).scatter(-1, index, outside), 0.0)
             probs = probs / probs.sum(-1, keepdim=True)
