@@ -1,0 +1,82 @@
+"""Data files from the Hugging Face hub: one cheap try, and no waiting where there is no network."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+
+_TIMEOUT_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class HubFiles:
+    """Files of one data set on the hub."""
+
+    repo: str
+    """Id of the data set."""
+    patterns: tuple[str, ...]
+    """Glob patterns in reading order; each stands for at least one file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files on this disk, all of one commit."""
+
+    commit: str
+    paths: tuple[Path, ...]
+
+
+class Hub:
+    """The hub as this process finds it; once it did not answer, only its cache is read."""
+
+    def __init__(self) -> None:
+        self.answers = True
+
+    def snapshot(self, files: HubFiles) -> Snapshot | None:
+        """The newest commit's files, from the hub or its cache; None where neither has them.
+
+        A hub that cannot be reached is passed over quietly; one that answers with an error
+        (gated, missing) is logged as a warning.
+        """
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            folder = snapshot_download(
+                files.repo,
+                repo_type="dataset",
+                allow_patterns=list(files.patterns),
+                etag_timeout=_TIMEOUT_S,
+                local_files_only=not self.answers,
+            )
+        except LocalEntryNotFoundError as error:
+            self.answers = False
+            _LOG.info("no hub and no cached copy of %s: %s", files.repo, error)
+            return None
+        except HfHubHTTPError as error:
+            _LOG.warning("the hub refused %s: %s", files.repo, error)
+            return None
+        except Exception as error:
+            # The hub's transports raise from families that share no base class.
+            self.answers = False
+            _LOG.warning("%s could not be downloaded: %s", files.repo, error)
+            return None
+        return _files_in(Path(folder), files)
+
+
+def _files_in(folder: Path, files: HubFiles) -> Snapshot | None:
+    """Every file asked for; a cached snapshot that lacks one would pass off a part as the whole."""
+    paths: list[Path] = []
+    for pattern in files.patterns:
+        matches = sorted(folder.glob(pattern))
+        if not matches:
+            _LOG.warning("%s at %s holds no %s", files.repo, folder.name, pattern)
+            return None
+        paths.extend(matches)
+    return Snapshot(folder.name, tuple(paths))
+
+
+HUB = Hub()

@@ -1,0 +1,98 @@
+"""LiveCodeBench, code_generation_lite: contest programs (arXiv 2403.07974).
+
+Only the public tests are read. The private ones are pickled upstream, and unpickling would run
+whatever the file says.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tasks.base import Prompt
+from tasks.hub import HubFiles
+from tasks.row_task import RowTask
+from tasks.rows import Row
+
+TEMPLATE = (
+    "You are an expert Python programmer. You will be given a question (problem specification) "
+    "and will generate a correct Python program that matches the specification and passes all "
+    "tests. You will NOT return anything except for the program\n\n"
+    "### Question:\n{question}\n\n"
+    "### Format: {format}\n```python\n{code}\n```\n\n"
+    "### Answer: (use the provided format with backticks)"
+)
+WITH_STARTER_CODE = "Use the following code structure:"
+WITHOUT_STARTER_CODE = "Write your code in the following format:"
+
+_TEST_KEYS = ("input", "output", "testtype")
+
+
+def parse(row: Row) -> Prompt:
+    """The question and the format of the answer; the function's name if tests call one."""
+    starter_code = row.text("starter_code")
+    tests = _public_tests(row)
+    reference: dict[str, Any] = {
+        "public_tests": tests,
+        "starter_code": starter_code,
+        "platform": row.text("platform"),
+        "difficulty": row.text("difficulty"),
+    }
+    if any(test["testtype"] == "functional" for test in tests):
+        reference["function_name"] = _function_name(row)
+    turn = TEMPLATE.format(
+        question=row.text("question_content"),
+        format=WITH_STARTER_CODE if starter_code else WITHOUT_STARTER_CODE,
+        code=starter_code or "# YOUR CODE HERE",
+    )
+    return Prompt(
+        task="livecodebench",
+        prompt_id=row.identifier("question_id"),
+        turns=(turn,),
+        reference=reference,
+    )
+
+
+def _public_tests(row: Row) -> list[dict[str, str]]:
+    tests = _decoded(row, "public_test_cases")
+    if not isinstance(tests, list) or not all(map(_is_test, tests)):
+        raise row.error("'public_test_cases' should list input, output and testtype of each test")
+    return [{key: test[key] for key in _TEST_KEYS} for test in tests]
+
+
+def _is_test(test: Any) -> bool:
+    return (
+        isinstance(test, dict)
+        and all(isinstance(test.get(key), str) for key in _TEST_KEYS)
+        and test["testtype"] in ("stdin", "functional")
+    )
+
+
+def _function_name(row: Row) -> str:
+    metadata = _decoded(row, "metadata")
+    name = metadata.get("func_name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise row.error("'metadata' should give the func_name that the tests call")
+    return name
+
+
+def _decoded(row: Row, key: str) -> Any:
+    """The value under ``key``; upstream writes it as JSON inside a string."""
+    value = row.body.get(key)
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise row.error(f"{key!r} holds broken JSON ({error.msg})") from error
+
+
+TASK = RowTask(
+    name="livecodebench",
+    files=("livecodebench/problems_*.jsonl", "livecodebench/test*.jsonl"),
+    hub=HubFiles(
+        "livecodebench/code_generation_lite",
+        ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"),
+    ),
+    parse=parse,
+)
