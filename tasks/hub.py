@@ -8,7 +8,8 @@ from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
-_TIMEOUT_S = 3.0
+_TIMEOUT_S = 5.0
+"""For the first answer, not for a download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,29 +43,42 @@ class Hub:
         (gated, missing) is logged as a warning.
         """
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import LocalEntryNotFoundError
 
+        is_offered = self._offers(files.repo)
         try:
             folder = snapshot_download(
                 files.repo,
                 repo_type="dataset",
                 allow_patterns=list(files.patterns),
-                etag_timeout=_TIMEOUT_S,
-                local_files_only=not self.answers,
+                local_files_only=not is_offered,
             )
-        except LocalEntryNotFoundError as error:
-            self.answers = False
-            _LOG.info("no hub and no cached copy of %s: %s", files.repo, error)
-            return None
-        except HfHubHTTPError as error:
-            _LOG.warning("the hub refused %s: %s", files.repo, error)
+        except LocalEntryNotFoundError:
             return None
         except Exception as error:
             # The hub's transports raise from families that share no base class.
-            self.answers = False
-            _LOG.warning("%s could not be downloaded: %s", files.repo, error)
+            _LOG.warning("%s could not be downloaded: %s", files.repo, _first_line(error))
             return None
+        # The folder of a snapshot is named by its commit.
         return _files_in(Path(folder), files)
+
+    def _offers(self, repo: str) -> bool:
+        """Whether the hub hands out ``repo``: asked first, because a download waits without end."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if not self.answers:
+            return False
+        try:
+            HfApi().dataset_info(repo, timeout=_TIMEOUT_S)
+        except HfHubHTTPError as error:
+            _LOG.warning("the hub refused %s: %s", repo, _first_line(error))
+            return False
+        except Exception as error:
+            self.answers = False
+            _LOG.info("the hub does not answer: %s", _first_line(error))
+            return False
+        return True
 
 
 def _files_in(folder: Path, files: HubFiles) -> Snapshot | None:
@@ -77,6 +91,11 @@ def _files_in(folder: Path, files: HubFiles) -> Snapshot | None:
             return None
         paths.extend(matches)
     return Snapshot(folder.name, tuple(paths))
+
+
+def _first_line(error: Exception) -> str:
+    message = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {message}"
 
 
 HUB = Hub()

@@ -19,23 +19,31 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from harness.registry import resolve
 from tasks import TASKS, row_task
 from tasks.base import PromptSet
-from tasks.hub import Hub, HubFiles
+from tasks.hub import Hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 QUESTION = {"question_id": 81, "category": "writing", "prompt": ["First?", "Second?"]}
 
 
-class FakeDownload:
-    """Stands in for snapshot_download: a folder, or an error."""
+class FakeHub:
+    """Stands in for the hub's client: a folder, or an error for the question or the download."""
 
-    def __init__(self, answer: Path | Exception) -> None:
-        self.answer = answer
+    def __init__(self, answer: Path | Exception, download: Exception | None = None) -> None:
+        self.answer, self.download = answer, download
+        self.asked: list[tuple[str, float]] = []
         self.calls: list[dict[str, Any]] = []
 
-    def __call__(self, repo: str, **arguments: Any) -> str:
-        self.calls.append({"repo": repo, **arguments})
+    def dataset_info(self, repo: str, timeout: float) -> None:
+        self.asked.append((repo, timeout))
         if isinstance(self.answer, Exception):
             raise self.answer
+
+    def snapshot_download(self, repo: str, **arguments: Any) -> str:
+        self.calls.append({"repo": repo, **arguments})
+        if self.download is not None:
+            raise self.download
+        if isinstance(self.answer, Exception):
+            raise LocalEntryNotFoundError("not cached")
         return str(self.answer)
 
 
@@ -45,10 +53,13 @@ def fresh_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def answering(monkeypatch: pytest.MonkeyPatch, answer: Path | Exception) -> FakeDownload:
-    download = FakeDownload(answer)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    return download
+def answering(
+    monkeypatch: pytest.MonkeyPatch, answer: Path | Exception, download: Exception | None = None
+) -> FakeHub:
+    fake = FakeHub(answer, download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
+    return fake
 
 
 def load(name: str) -> PromptSet:
@@ -72,15 +83,22 @@ def test_rows_from_the_hub_carry_the_commit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder = mt_bench_snapshot(tmp_path, json.dumps(QUESTION) + "\n")
-    download = answering(monkeypatch, folder)
+    fake = answering(monkeypatch, folder)
     found = load("mt_bench")
     assert [prompt.prompt_id for prompt in found.prompts] == ["81"]
     assert found.source.kind == "hub" and found.source.is_benchmark
     assert found.source.location == "HuggingFaceH4/mt_bench_prompts"
     assert found.source.revision == COMMIT
-    assert download.calls[0]["repo_type"] == "dataset"
-    assert download.calls[0]["allow_patterns"] == ["raw/question.jsonl"]
-    assert download.calls[0]["etag_timeout"] <= 5
+    ((repo, timeout),) = fake.asked
+    assert repo == found.source.location and timeout <= 5
+    assert fake.calls == [
+        {
+            "repo": "HuggingFaceH4/mt_bench_prompts",
+            "repo_type": "dataset",
+            "allow_patterns": ["raw/question.jsonl"],
+            "local_files_only": False,
+        }
+    ]
 
 
 def test_the_hub_digest_is_of_the_rows_and_not_of_their_spelling(
@@ -116,35 +134,45 @@ def test_parquet_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_an_unreachable_hub_is_tried_once_and_quietly(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    download = answering(monkeypatch, LocalEntryNotFoundError("no network"))
+    fake = answering(monkeypatch, ConnectionError("no network"))
     with caplog.at_level(logging.WARNING):
         sources = [load(name).source for name in TASKS]
     assert [source.kind for source in sources] == ["samples"] * len(TASKS)
     assert not any(source.is_benchmark for source in sources)
-    assert [call["local_files_only"] for call in download.calls] == [False, *[True] * 5]
+    assert len(fake.asked) == 1
+    assert [call["local_files_only"] for call in fake.calls] == [True] * len(TASKS)
     assert caplog.records == []
+
+
+def test_an_unreachable_hub_leaves_its_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = mt_bench_snapshot(tmp_path, json.dumps(QUESTION) + "\n")
+    answering(monkeypatch, ConnectionError("no network"))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **_: str(folder))
+    source = load("mt_bench").source
+    assert (source.kind, source.revision) == ("hub", COMMIT)
 
 
 def test_a_refusal_is_logged_and_the_next_task_still_asks(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    download = answering(monkeypatch, refusal())
+    fake = answering(monkeypatch, refusal())
     with caplog.at_level(logging.WARNING):
         assert load("mt_bench").source.kind == "samples"
         assert load("gsm8k").source.kind == "samples"
-    assert [call["local_files_only"] for call in download.calls] == [False, False]
-    assert "refused openai/gsm8k" in caplog.text and "403 gated" in caplog.text
+    assert len(fake.asked) == 2
+    assert "refused openai/gsm8k: HfHubHTTPError: 403 gated" in caplog.text
 
 
-def test_a_transport_error_is_logged_and_remembered(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_download_that_breaks_off_is_logged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answering(monkeypatch, RuntimeError("the proxy said no"))
-    hub = Hub()
+    answering(monkeypatch, tmp_path / COMMIT, RuntimeError("the line went dead"))
     with caplog.at_level(logging.WARNING):
-        assert hub.snapshot(HubFiles("some/set", ("*.jsonl",))) is None
-    assert not hub.answers
-    assert "the proxy said no" in caplog.text
+        assert load("alpaca").source.kind == "samples"
+    assert "tatsu-lab/alpaca could not be downloaded" in caplog.text
+    assert "the line went dead" in caplog.text
 
 
 def test_part_of_the_files_does_not_pass_for_the_whole(
