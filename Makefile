@@ -4,9 +4,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-# More threads than free cores slow the CPU kernels down badly.
-export TOKENIZERS_PARALLELISM := false
-
 .PHONY: run test check
 
 run: $(INSTALLED)

@@ -6,16 +6,16 @@ A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import tyro
 
 from harness import registry
-from harness.config import PRESETS, Plugins, ReportConfig, RunConfig
+from harness.config import PRESETS, ListConfig, ReportConfig, RunConfig, TrainCommand
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,13 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(arguments)
+        status = _dispatch(arguments)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # whoever read stdout has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except SystemExit as stop:  # argument parsing ends this way, after --help as after an error
         return stop.code if isinstance(stop.code, int) else 2
 
@@ -84,11 +89,13 @@ def _run(arguments: list[str]) -> int:
 
 def _publish(result: RunResult) -> None:
     """Write and print the leaderboard, then the line of JSON for programs."""
+    from reports.render import write_leaderboard
+
     directory = result.files.directory
     markdown: Path | None = None
     html: Path | None = None
     if result.num_generations:
-        markdown, html = _write_leaderboard((directory,), directory)
+        markdown, html = write_leaderboard((directory,), directory)
         print(markdown.read_text(encoding="utf-8"))
     else:
         print("no generation succeeded, so there is no leaderboard", file=sys.stderr)
@@ -105,16 +112,6 @@ def _publish(result: RunResult) -> None:
 
 def _train(arguments: list[str]) -> int:
     """Train block-diffusion drafters for a target."""
-    from drafters.block_diffusion.config import TrainConfig
-
-    @dataclass(frozen=True, kw_only=True)
-    class TrainCommand:
-        """Train block-diffusion drafters for a target."""
-
-        config: tyro.conf.OmitArgPrefixes[TrainConfig]
-        plugin: Plugins = ()
-        """Python files whose tables add drafters, targets, tasks or objectives."""
-
     command = _parse(TrainCommand, arguments, "train")
     for path in command.plugin:
         registry.load_plugin(path)
@@ -127,12 +124,13 @@ def _train(arguments: list[str]) -> int:
 
 def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards from records; needs no torch."""
+    from reports.render import write_leaderboard
+
     config = _parse(ReportConfig, arguments, "report")
-    for directory in config.run_dirs:
-        if not (directory / "config.json").is_file():
-            raise UserError(f"{directory} is not a run directory: it has no config.json.")
+    if not config.run_dirs:
+        raise UserError("report needs a run directory; write python -m harness report DIR.")
     output_dir = config.output_dir or config.run_dirs[0]
-    markdown, html = _write_leaderboard(config.run_dirs, output_dir)
+    markdown, html = write_leaderboard(config.run_dirs, output_dir)
     print(markdown.read_text(encoding="utf-8"))
     print(json.dumps({"leaderboard_md": str(markdown), "leaderboard_html": str(html)}))
     return 0
@@ -156,14 +154,6 @@ def _list(arguments: list[str]) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ListConfig:
-    """Show every drafter, target, task, objective and preset."""
-
-    plugin: Plugins = ()
-    """Python files whose tables add drafters, targets, tasks or objectives."""
-
-
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "train": _train,
@@ -178,22 +168,10 @@ def _usage() -> str:
 
 
 def _parse(form: type[_T], arguments: list[str], command: str, default: _T | None = None) -> _T:
-    try:
-        return tyro.cli(
-            form,
-            args=arguments,
-            prog=f"python -m harness {command}",
-            default=tyro.MISSING_NONPROP if default is None else default,
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-        )
-    except ValueError as error:  # raised by a dataclass that checks itself
-        raise UserError(f"{error}.") from error
-
-
-def _write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path, Path]:
-    from reports.render import write_leaderboard
-
-    try:
-        return write_leaderboard(run_dirs, output_dir)
-    except OSError as error:
-        raise UserError(f"the leaderboard cannot be written: {error}.") from error
+    return tyro.cli(
+        form,
+        args=arguments,
+        prog=f"python -m harness {command}",
+        default=tyro.MISSING_NONPROP if default is None else default,
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )

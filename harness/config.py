@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, UseAppendAction, arg
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
+from drafters.block_diffusion.config import TrainConfig
 from harness.errors import UserError
 from harness.sampling import Sampling
 
@@ -103,6 +104,23 @@ class RunConfig:
             Sampling(self.temperature, self.top_p, self.top_k)
         except ValueError as error:
             raise UserError(f"--{str(error).replace('_', '-')}.") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train block-diffusion drafters for a target."""
+
+    config: OmitArgPrefixes[TrainConfig]
+    plugin: Plugins = ()
+    """Python files whose tables add drafters, targets, tasks or objectives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListConfig:
+    """Show every drafter, target, task, objective and preset."""
+
+    plugin: Plugins = ()
+    """Python files whose tables add drafters, targets, tasks or objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,12 @@ def _baseline(name: str, target: Target) -> Method:
     facts = {"method": name, "kind": "baseline"}
     if name == "hf_generate":
         from harness.baselines import hf_generate
+        from targets.transformers_lm import TransformersTarget
+
+        if not isinstance(target, TransformersTarget):
+            raise UserError(
+                f"target {target.name} has no generate of its own; write --baseline ar_loop."
+            )
 
         def foreign(prompt_ids: Sequence[int], sampling: Sampling, max_new_tokens: int) -> Decoded:
             return hf_generate(target, prompt_ids, sampling=sampling, max_new_tokens=max_new_tokens)
@@ -88,9 +94,9 @@ def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
     build = row.load()
     try:
         return build(target, options, **row.options)
-    except MissingCheckpoint as error:
+    except MissingCheckpoint:
         if not plan.config.train_if_missing:
-            raise UserError(f"{str(error).rstrip('.')}, or give --train-if-missing.") from error
+            raise
     _train(options, plan)
     return build(target, options, **row.options)
 

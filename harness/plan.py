@@ -144,6 +144,9 @@ def _sizes(config: RunConfig, *, on_gpu: bool) -> tuple[int | None, int]:
 
 def _load_tasks(config: RunConfig, limit: int | None) -> dict[str, PromptSet]:
     names = tuple(registry.table("tasks")) if config.tasks == ("all",) else config.tasks
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"task {name!r} is asked for twice; write it once.")
     rows = {name: registry.resolve("tasks", name) for name in names}
     data_dir = config.data_dir or _environment_data_dir()
     if data_dir is not None and not data_dir.is_dir():

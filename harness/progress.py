@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import Self
+from typing import Never, Self
 
 from tqdm import tqdm
 
@@ -25,7 +25,7 @@ class Progress:
     """A bar with rate and time left; silent where stderr is no terminal."""
 
     def __init__(self, total: int) -> None:
-        self._bar = tqdm[None](
+        self._bar: tqdm[Never] = tqdm(
             total=total, unit="answer", file=sys.stderr, disable=not sys.stderr.isatty()
         )
 

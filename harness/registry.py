@@ -83,6 +83,16 @@ def resolve(kind: str, name: str) -> Any:
     raise UserError(f"unknown {kind[:-1]} {name!r}; {near_misses(name, rows)}")
 
 
+def load(kind: str, name: str) -> Any:
+    """The thing called ``name`` itself: what an `Entry` leads to, or an ``Objective`` row.
+
+    Raises:
+        UserError: no such name, or it cannot be imported.
+    """
+    row = resolve(kind, name)
+    return row.load() if isinstance(row, Entry) else row
+
+
 def near_misses(name: str, known: Iterable[str]) -> str:
     """Half a sentence that helps whoever mistyped ``name``."""
     names = list(known)

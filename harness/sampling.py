@@ -61,7 +61,7 @@ class Sampling:
         return probs
 
     def generator(self, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-        """A fresh generator for one purpose (``"verify"``, ``"draft"``), independent of the others."""
+        """A fresh generator for one purpose (``"verify"``, ``"draft"``), independent of others."""
         import torch
 
         generator = torch.Generator(device=device)

@@ -35,25 +35,35 @@ class Session:
         methods: Sequence[Method],
         before: Sequence[Record],
     ) -> None:
-        """Go on behind the records there are already."""
+        """Go on behind the records there are already; what failed is asked again."""
         self._plan = plan
         self._target = target
         self._methods = methods
         self._done: set[RecordKey] = set()
         self._answers: dict[RecordKey, Generation] = {}
         """Generations of ``ar_loop``: later turns and oracles need them."""
-        self.num_generations = 0
-        self.num_failures = 0
+        self._failed: set[RecordKey] = set()
         for record in before:
-            self._note(record)
+            if isinstance(record, Generation):
+                self._note(record)
+
+    @property
+    def num_generations(self) -> int:
+        """Answers there are, those of earlier sittings included."""
+        return len(self._done)
+
+    @property
+    def num_failures(self) -> int:
+        """Answers that failed in this sitting."""
+        return len(self._failed)
 
     @property
     def num_left(self) -> int:
-        """Answers that have no record yet."""
+        """Answers there are not, those that failed included."""
         return self._plan.num_generations - len(self._done)
 
     def records(self) -> Iterator[Record]:
-        """Ask everything that has no record yet; a method that raises makes a `Failure`."""
+        """Ask everything that has no answer yet; a method that raises makes a `Failure`."""
         for task, chosen in self._plan.tasks.items():
             for prompt in chosen.prompts:
                 for record in self._conversation(task, chosen.source, prompt):
@@ -172,11 +182,10 @@ class Session:
 
     def _note(self, record: Record) -> None:
         key = key_of(record)
-        self._done.add(key)
         if isinstance(record, Failure):
-            self.num_failures += 1
+            self._failed.add(key)
             return
-        self.num_generations += 1
+        self._done.add(key)
         if record.method == "ar_loop":
             self._answers[key] = record
 

@@ -1,0 +1,248 @@
+"""The command line: exit statuses, one-sentence errors, and what goes to which stream."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import methods
+from harness.cli import main
+
+TOY = [
+    *("--target", "toy", "--tasks", "counting", "--device", "cpu"),
+    *("--baseline", "ar_loop", "--max-new-tokens", "8"),
+]
+
+
+@pytest.fixture
+def toy(toy_plugin: Path, tmp_path: Path) -> list[str]:
+    """Flags of a quick run on the toy target."""
+    return [*TOY, "--plugin", str(toy_plugin), "--output-dir", str(tmp_path / "runs")]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence a bad command ends with."""
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in captured.err
+    return last
+
+
+def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *toy, "--drafter", "oracle,fool"]) == 0
+    captured = capsys.readouterr()
+    summary = json.loads(captured.out.splitlines()[-1])
+    assert list(summary) == [
+        "run_id",
+        "run_dir",
+        "leaderboard_md",
+        "leaderboard_html",
+        "num_generations",
+        "num_failures",
+    ]
+    assert (summary["num_generations"], summary["num_failures"]) == (15, 0)
+    assert Path(summary["run_dir"]) == tmp_path / "runs" / summary["run_id"]
+    markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
+    assert "oracle" in markdown and markdown in captured.out
+    assert "<html" in Path(summary["leaderboard_html"]).read_text(encoding="utf-8").lower()
+    assert "at most" in captured.err and "4 of 4 prompts" in captured.err
+
+
+def test_a_failure_shows_in_the_exit_status(
+    toy: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *toy, "--drafter", "broken"]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out.splitlines()[-1])["num_failures"] == 1
+    assert "broken failed on counting p2: RuntimeError: no idea at all" in captured.err
+
+
+def test_report_rebuilds_the_same_leaderboard(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["run", *toy, "--drafter", "oracle"])
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    again = tmp_path / "again"
+    assert main(["report", summary["run_dir"], "--output-dir", str(again)]) == 0
+    for name in ("leaderboard_md", "leaderboard_html"):
+        first = Path(summary[name])
+        assert (again / first.name).read_bytes() == first.read_bytes()
+
+
+def test_dry_run_shows_the_plan_and_leaves_nothing(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *toy, "--drafter", "oracle", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "target   toy" in out and "ar_loop, oracle" in out
+    assert "counting: 4 of 4 prompts" in out and "10 generations of up to 8 tokens" in out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_list_shows_every_kind(toy_plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--plugin", str(toy_plugin)]) == 0
+    out = capsys.readouterr().out.splitlines()
+    titles = [line for line in out if not line.startswith(" ")]
+    assert titles == ["drafters", "targets", "tasks", "objectives", "presets"]
+    assert any(line.split() == ["oracle", "always", "right"] for line in out)
+
+
+def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in ("run", "train", "report", "list"))
+    assert main([]) == 2
+    for command in ("train", "report", "list"):
+        assert main([command, "--help"]) == 0
+        assert f"python -m harness {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rnu"], "unknown command 'rnu'; did you mean run"),
+        (["run", "quik"], "unknown preset 'quik'; did you mean quick?"),
+        (["run", "--drafter", "combind"], "unknown drafter 'combind'; did you mean combined"),
+        (["run", "--drafter", "combined,combined"], "asked for twice; label one: combined@LABEL"),
+        (["run", "--drafter", "combined,,chain"], "--drafter has an empty name"),
+        (["run", "--drafter", "combined="], "drafter 'combined=' cannot be read"),
+        (["run", "--drafter", "=x"], "drafter '=x' cannot be read"),
+        (["run", "--drafter", "combined@"], "drafter 'combined@' cannot be read"),
+        (["run", "--target", "smolm2"], "unknown target 'smolm2'; did you mean smollm2?"),
+        (["run", "--tasks", "gsm8"], "unknown task 'gsm8'; did you mean gsm8k?"),
+        (["run", "--tasks", "all,gsm8k"], "unknown task 'all'"),
+        (["run", "--tasks", "gsm8k,gsm8k"], "task 'gsm8k' is asked for twice"),
+        (["run", "--baseline", "ar_loop,hf_generat"], "did you mean hf_generate?"),
+        (["run", "--baseline", "hf_generate"], "must include ar_loop"),
+        (["run", "--limit", "0"], "--limit must be at least 1"),
+        (["run", "--top-p", "2"], "--top-p must be in (0, 1]"),
+        (["run", "--temperature", "-1"], "--temperature must be at least 0"),
+        (["run", "--device", "gpu0"], "device 'gpu0' is unknown"),
+        (["run", "--plugin", "absent.py"], "plug-in absent.py is not a Python file"),
+        (["run", "--data-dir", "absent"], "data directory absent is not a directory"),
+        (["report"], "report needs a run directory"),
+        (["report", "absent"], "absent"),
+        (["train", "--drafter", "combind"], "unknown objective 'combind'; did you mean combined"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--limit", "many"],
+        ["run", "--zzz"],
+        ["run", "--dtype", "int8"],
+        ["run", "--seed"],
+        ["train", "--block-size", "0"],
+    ],
+)
+def test_flags_that_cannot_be_parsed(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert arguments[1].lstrip("-").replace("-", "_") in error.replace("-", "_")
+    assert "Traceback" not in error
+
+
+def test_prompt_files_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["run", "--tasks", "gsm8k", "--dry-run"]
+    assert "no data for gsm8k" in refused(capsys, *flags, "--data-dir", str(tmp_path))
+    monkeypatch.setenv("HARNESS_DATA_DIR", str(tmp_path / "absent"))
+    assert "is not a directory" in refused(capsys, *flags)
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "test.jsonl").write_bytes(b"{\xff\n")
+    assert "test.jsonl" in refused(capsys, *flags, "--data-dir", str(tmp_path))
+
+
+def test_a_missing_checkpoint_names_the_command(
+    toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drafters.block_diffusion.checkpoint import MissingCheckpoint
+
+    command = "python -m harness train --drafter oracle --target toy"
+    trained: list[str] = []
+
+    def build(target: object, options: object, offset: int = 0) -> object:
+        if not trained:
+            raise MissingCheckpoint(f"no drafter; run `{command}`")
+        return drafter(target, options)
+
+    main(["list", "--plugin", toy[toy.index("--plugin") + 1]])
+    capsys.readouterr()
+    drafter = sys.modules["my_counter"].ToyDrafter
+    monkeypatch.setattr(sys.modules["my_counter"], "ToyDrafter", build)
+    assert command in refused(capsys, "run", *toy, "--drafter", "oracle")
+    monkeypatch.setattr(methods, "_train", lambda options, plan: trained.append(options.name))
+    assert main(["run", *toy, "--drafter", "oracle", "--train-if-missing"]) == 0
+    assert trained == ["oracle"]
+
+
+def test_a_foreign_baseline_needs_a_transformers_model(
+    toy: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag.replace("ar_loop", "ar_loop,hf_generate") for flag in toy]
+    assert "write --baseline ar_loop" in refused(capsys, "run", *flags, "--drafter", "oracle")
+
+
+def test_an_output_directory_that_is_a_file(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs").touch()
+    assert "cannot be written" in refused(capsys, "run", *toy, "--drafter", "oracle")
+
+
+def test_resume_refusals(
+    toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["run", *toy, "--drafter", "oracle"]
+    assert "no run to resume at 'x'" in refused(capsys, *flags, "--resume", "x")
+    main(flags)
+    run_id = json.loads(capsys.readouterr().out.splitlines()[-1])["run_id"]
+    message = refused(capsys, *flags, "--resume", run_id, "--seed", "5")
+    assert "field seed was 0 and is now 5" in message
+
+
+def test_a_full_disk_is_one_sentence(
+    toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.run_files import RecordWriter
+
+    original = RecordWriter.__init__
+    monkeypatch.setattr(
+        RecordWriter, "__init__", lambda self, path: original(self, Path("/dev/full"))
+    )
+    message = refused(capsys, "run", *toy, "--drafter", "oracle")
+    assert "No space left on device" in message and "--resume" in message
+
+
+def test_ctrl_c_while_loading(
+    toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.runner.build_methods", interrupt)
+    assert main(["run", *toy, "--drafter", "oracle"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m harness list | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == "" and done.stdout == "drafters\n"
