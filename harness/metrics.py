@@ -1,0 +1,261 @@
+"""Records to numbers: the only place where a metric is computed.
+
+Every function takes the generations of ONE method. Pooled values weigh every token alike, macro
+values every response alike. Nothing to measure raises `NoData`; a table shows that as a blank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.records import Generation, Round
+
+
+class NoData(ValueError):
+    """There is nothing to compute the number from."""
+
+
+# Accepted length
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Which generations the accepted length speaks about."""
+
+    num_generations: int
+    num_with_rounds: int
+    num_without_rounds: int
+    """Foreign baselines, which show no rounds, and answers that ended with the prefill's token."""
+
+
+def coverage(generations: Sequence[Generation]) -> Coverage:
+    """Counts of generations that enter `tau`, and of those left out."""
+    with_rounds = sum(1 for item in generations if item.rounds)
+    return Coverage(len(generations), with_rounds, len(generations) - with_rounds)
+
+
+def tau(generations: Sequence[Generation]) -> float:
+    """Accepted length: Σ committed / number of rounds, pooled; bonus included, cut at the end.
+
+    Raises:
+        NoData: no generation has rounds.
+    """
+    rounds = _rounds(generations)
+    return sum(item.committed for item in rounds) / len(rounds)
+
+
+def tau_macro(generations: Sequence[Generation]) -> float:
+    """Mean over responses of the mean tokens committed a round.
+
+    Raises:
+        NoData: no generation has rounds.
+    """
+    return _mean([_mean([item.committed for item in rounds]) for rounds in _responses(generations)])
+
+
+def tau_macro_uncut(generations: Sequence[Generation]) -> float:
+    """`tau_macro` before the last round is cut at stop and limit, as DFlash-family papers print it.
+
+    Raises:
+        NoData: no generation has rounds.
+    """
+    return _mean(
+        [_mean([item.accepted + 1 for item in rounds]) for rounds in _responses(generations)]
+    )
+
+
+def node_acceptance_rate(generations: Sequence[Generation]) -> float:
+    """Σ accepted / Σ nodes: the share of all draft tokens checked that the target accepted.
+
+    Raises:
+        NoData: nothing was drafted.
+    """
+    rounds = _rounds(generations)
+    nodes = sum(item.nodes for item in rounds)
+    if nodes == 0:
+        raise NoData("nothing was drafted")
+    return sum(item.accepted for item in rounds) / nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """Acceptance by draft position; every field is pooled over the rounds given."""
+
+    histogram: tuple[int, ...]
+    """``[max depth + 1]``: rounds in which exactly k draft tokens were accepted, from k = 0."""
+    joint: tuple[float, ...]
+    """``[max depth]``: J_k = #{accepted ≥ k} / #{depth ≥ k}, from k = 1."""
+    conditional: tuple[float | None, ...]
+    """``[max depth]``: C_k = #{accepted ≥ k} / #{accepted ≥ k - 1 and depth ≥ k}, from k = 1; None
+    where position k was never reached."""
+
+
+def positions(generations: Sequence[Generation]) -> Positions:
+    """Accepted-length histogram and per-position acceptance.
+
+    Raises:
+        NoData: no generation has rounds.
+    """
+    rounds = _rounds(generations)
+    counts = Counter((item.accepted, item.depth) for item in rounds)
+    accepted = np.array([pair[0] for pair in counts])
+    depth = np.array([pair[1] for pair in counts])
+    weight = np.array(list(counts.values()))
+    histogram = tuple(int(weight[accepted == k].sum()) for k in range(int(depth.max()) + 1))
+    joint: list[float] = []
+    conditional: list[float | None] = []
+    for k in range(1, len(histogram)):
+        kept = int(weight[accepted >= k].sum())
+        reached = int(weight[(accepted >= k - 1) & (depth >= k)].sum())
+        joint.append(kept / int(weight[depth >= k].sum()))
+        conditional.append(kept / reached if reached else None)
+    return Positions(histogram, tuple(joint), tuple(conditional))
+
+
+# Time
+
+
+def pairs(
+    baseline: Sequence[Generation], method: Sequence[Generation]
+) -> list[tuple[Generation, Generation]]:
+    """Generations of both sides for the same task, prompt, turn, repeat and prompt tokens.
+
+    A later turn whose history differs between the sides is another prompt, and left out.
+
+    Raises:
+        ValueError: one side holds the same key twice.
+    """
+    others = _by_prompt(method)
+    return [(item, others[key]) for key, item in _by_prompt(baseline).items() if key in others]
+
+
+def speedup(baseline: Sequence[Generation], method: Sequence[Generation]) -> float:
+    """Baseline's decode seconds per token over the method's, both pooled over the same prompts.
+
+    The prefill's token belongs to no decode time, so a generation of N tokens counts N − 1.
+
+    Raises:
+        NoData: no prompt in common, or one side decoded nothing.
+    """
+    both = pairs(baseline, method)
+    slow = tokens_per_s([pair[0] for pair in both])
+    fast = tokens_per_s([pair[1] for pair in both])
+    return fast / slow
+
+
+def speedup_end_to_end(baseline: Sequence[Generation], method: Sequence[Generation]) -> float:
+    """Σ (prefill_s + decode_s) of the baseline over the method's, on the same prompts.
+
+    Differing answer lengths are part of it.
+
+    Raises:
+        NoData: no prompt in common, or no time measured.
+    """
+    both = pairs(baseline, method)
+    before = sum(item.prefill_s + item.decode_s for item, _ in both)
+    after = sum(item.prefill_s + item.decode_s for _, item in both)
+    if before == 0 or after == 0:
+        raise NoData("no time was measured on prompts that both sides answered")
+    return before / after
+
+
+def tokens_per_s(generations: Sequence[Generation]) -> float:
+    """Decode speed: Σ (N − 1) / Σ decode_s, pooled.
+
+    Raises:
+        NoData: nothing was decoded after the prefill's token.
+    """
+    tokens = sum(len(item.new_tokens) - 1 for item in generations)
+    seconds = sum(item.decode_s for item in generations)
+    if tokens == 0 or seconds == 0:
+        raise NoData("nothing was decoded after the prefill's token")
+    return tokens / seconds
+
+
+def peak_memory_bytes(generations: Sequence[Generation]) -> int | None:
+    """Largest device memory of any generation; None where it was not measured."""
+    measured = [
+        item.peak_memory_bytes for item in generations if item.peak_memory_bytes is not None
+    ]
+    return max(measured, default=None)
+
+
+def headline_baseline(baselines: Mapping[str, Sequence[Generation]]) -> str:
+    """Name of the fastest baseline by pooled `tokens_per_s`, among those that cover most tasks.
+
+    Raises:
+        NoData: no baseline decoded anything.
+    """
+    speeds: dict[str, tuple[int, float]] = {}
+    for name, generations in baselines.items():
+        try:
+            speed = tokens_per_s(generations)
+        except NoData:
+            continue
+        speeds[name] = (len({item.task for item in generations}), speed)
+    if not speeds:
+        raise NoData("no baseline decoded anything")
+    return max(speeds, key=lambda name: speeds[name])
+
+
+# Over tasks
+
+
+def overall_mean(values: Sequence[float | None]) -> float:
+    """Mean of the task values: overall τ.
+
+    Raises:
+        NoData: no task, or a task without a value.
+    """
+    return _mean(_complete(values))
+
+
+def overall_geometric_mean(values: Sequence[float | None]) -> float:
+    """Geometric mean of the task values: overall speedup.
+
+    Raises:
+        NoData: no task, or a task without a value.
+    """
+    return math.exp(_mean([math.log(value) for value in _complete(values)]))
+
+
+# Helpers
+
+
+def _responses(generations: Sequence[Generation]) -> list[tuple[Round, ...]]:
+    responses = [item.rounds for item in generations if item.rounds]
+    if not responses:
+        raise NoData("no generation has rounds")
+    return responses
+
+
+def _rounds(generations: Sequence[Generation]) -> list[Round]:
+    return [item for rounds in _responses(generations) for item in rounds]
+
+
+def _by_prompt(generations: Sequence[Generation]) -> dict[tuple[object, ...], Generation]:
+    by_prompt: dict[tuple[object, ...], Generation] = {}
+    for item in generations:
+        key = (item.task, item.prompt_id, item.turn, item.repeat, item.prompt_sha256)
+        if key in by_prompt:
+            raise ValueError(f"two generations for {key[:-1]}")
+        by_prompt[key] = item
+    return by_prompt
+
+
+def _complete(values: Sequence[float | None]) -> list[float]:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        raise NoData("a task has no value")
+    return known
+
+
+def _mean(values: Sequence[float]) -> float:
+    if not values:
+        raise NoData("nothing to average")
+    return sum(values) / len(values)

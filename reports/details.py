@@ -1,0 +1,181 @@
+"""The numbers under the leaderboard: every metric by task, acceptance by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from reports import formatting as form
+from reports.grid import Cell, Column, Row, Table, mark_best
+from reports.leaderboard import Comparison
+from reports.tables import OVERALL
+
+_Score = Mapping[str, Any]
+
+
+def _value(key: str, rule: Callable[[Any], str]) -> Callable[[_Score], Cell]:
+    return lambda score: Cell(text=rule(score[key]), value=score[key])
+
+
+def _range(key: str) -> Callable[[_Score], Cell]:
+    return lambda score: Cell(
+        text=form.interval(score[f"{key}_low"], score[f"{key}_high"]) or form.BLANK
+    )
+
+
+_TAU = "τ, accepted length"
+_SPEEDUP = "Speedup"
+_TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
+    (Column(title="pooled", group=_TAU, markdown="τ"), _value("tau", form.ratio)),
+    (Column(title="95 %", group=_TAU, markdown="τ 95 %", kind="text"), _range("tau")),
+    (Column(title="macro", group=_TAU, markdown="τ macro"), _value("tau_macro", form.ratio)),
+    (
+        Column(
+            title="macro, uncut: as DFlash prints it",
+            group=_TAU,
+            markdown="τ macro uncut (as DFlash prints it)",
+        ),
+        _value("tau_macro_uncut", form.ratio),
+    ),
+    (Column(title="Acceptance per node"), _value("node_acceptance_rate", form.ratio)),
+    (
+        Column(title="decode", group=_SPEEDUP, markdown="speedup"),
+        _value("speedup", form.times),
+    ),
+    (
+        Column(title="95 %", group=_SPEEDUP, markdown="speedup 95 %", kind="text"),
+        _range("speedup"),
+    ),
+    (
+        Column(title="decode, vs ar_loop", group=_SPEEDUP, markdown="speedup vs ar_loop"),
+        _value("speedup_ar_loop", form.times),
+    ),
+    (
+        Column(title="end to end", group=_SPEEDUP, markdown="end-to-end speedup"),
+        _value("speedup_end_to_end", form.times),
+    ),
+    (Column(title="Tokens/s"), _value("tokens_per_s", form.rate)),
+    (Column(title="n"), _value("num_generations", form.count)),
+    (Column(title="No rounds"), _value("num_without_rounds", form.count)),
+    (Column(title="Failed"), _value("num_failures", form.count)),
+)
+
+
+def task_table(group: Comparison) -> Table:
+    """Every metric, by method and task."""
+    samples = group.first.sample_tasks
+    rows = []
+    for run, item in group.ranked():
+        for task in (*group.first.tasks, OVERALL):
+            score = group.score(run, item["method"], task)
+            cells = (
+                group.label(run, item["method"]),
+                Cell(text=f"{task} (samples)" if task in samples else task),
+                *(cell(score) for _, cell in _TASK_COLUMNS),
+            )
+            rows.append(Row(cells=cells, muted=item["kind"] == "baseline", total=task == OVERALL))
+    return Table(
+        title="Every number by task",
+        note="Compare figures from DFlash-family papers with the uncut column only.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="Task", kind="text"),
+            *(column for column, _ in _TASK_COLUMNS),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def position_tables(group: Comparison) -> list[Table]:
+    """Joint and conditional acceptance by position, and the accepted-length histogram.
+
+    None where no method drafted.
+    """
+    if group.positions.empty:
+        return []
+    return [
+        _rate_table(
+            group,
+            "joint",
+            "Joint acceptance J(k)",
+            "Percent of rounds offering k draft tokens that accepted at least k; tasks pooled.",
+        ),
+        _rate_table(
+            group,
+            "conditional",
+            "Conditional acceptance C(k)",
+            "Percent that accepted the k-th draft token, given the k - 1 before it; tasks pooled.",
+        ),
+        _histogram_table(group),
+    ]
+
+
+def _rate_table(group: Comparison, key: str, title: str, note: str) -> Table:
+    depths = range(1, int(group.positions["k"].max()) + 1)
+    columns = (Column(title="Drafter", kind="label"), *_depth_columns(depths, "high"))
+    rows = [
+        Row(cells=(label, *(_heat_cell(values[key].get(k)) for k in depths)))
+        for label, values in _positions(group)
+    ]
+    return Table(
+        title=title,
+        note=note,
+        columns=columns,
+        rows=mark_best(columns, rows),
+        badge=group.badge,
+    )
+
+
+def _histogram_table(group: Comparison) -> Table:
+    depths = range(int(group.positions["k"].max()) + 1)
+    rows = []
+    for label, values in _positions(group):
+        bars = tuple(values["share"].values())
+        num_rounds = sum(values["num_rounds"].values())
+        cells = (
+            label,
+            Cell(text=form.sparkline(bars), bars=bars),
+            Cell(text=form.count(num_rounds), value=num_rounds),
+            *(_heat_cell(values["share"].get(k)) for k in depths),
+        )
+        rows.append(Row(cells=cells))
+    return Table(
+        title="Accepted draft tokens a round",
+        note="Percent of rounds that accepted exactly k draft tokens, the token that the target "
+        "adds not counted; tasks pooled.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="Shape", kind="text"),
+            Column(title="Rounds"),
+            *_depth_columns(depths, None),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def _depth_columns(depths: range, best: Any) -> list[Column]:
+    return [
+        Column(title=str(k), group="k, draft tokens", markdown=f"k = {k}", best=best)
+        for k in depths
+    ]
+
+
+def _positions(group: Comparison) -> list[tuple[Cell, dict[str, dict[int, float]]]]:
+    """For each method that drafted: its label, and column → k → value."""
+    found = []
+    frame = group.positions
+    for run, item in group.ranked():
+        own = frame[(frame["run_id"] == run.run_id) & (frame["method"] == item["method"])]
+        if not own.empty:
+            values = own.drop(columns=["run_id", "method"]).set_index("k").to_dict()
+            found.append((group.label(run, item["method"]), values))
+    return found
+
+
+def _heat_cell(value: float | None) -> Cell:
+    if value is None or math.isnan(value):
+        return Cell(text=form.BLANK)
+    return Cell(text=form.share(value), value=value, heat=value)

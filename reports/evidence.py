@@ -1,0 +1,182 @@
+"""The evidence under the numbers: checkpoints, prompts, runs and failures."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from reports import formatting as form
+from reports.grid import Cell, Column, Row, Table
+from reports.leaderboard import Comparison
+from reports.tables import failure_frame
+
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def checkpoint_table(group: Comparison) -> Table | None:
+    """How each drafter was trained; None where no method has a checkpoint."""
+    rows = []
+    for run, item in group.ranked():
+        checkpoint = item.get("checkpoint")
+        if checkpoint:
+            cells = (group.label(run, item["method"]), *_checkpoint_cells(checkpoint))
+            rows.append(Row(cells=cells))
+    if not rows:
+        return None
+    return Table(
+        title="Checkpoints",
+        note="Objective: γ of the positional weights (∞ is uniform), weights of the first-error "
+        "focal term and of the chain reward, and how the cross-entropy was reduced.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="γ"),
+            Column(title="α focal"),
+            Column(title="α chain"),
+            Column(title="CE reduction", kind="text"),
+            Column(title="Steps"),
+            Column(title="Softmax rows in training", kind="text"),
+            Column(title="Parameters"),
+            Column(title="Weights SHA-256", kind="text"),
+            Column(title="Checkpoint", kind="wide"),
+            Column(title="Training", kind="wide"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
+    objective = checkpoint.get("objective")
+    training = checkpoint.get("training") or {}
+    numbers = [
+        Cell(text=form.number(objective[name])) if objective else Cell(text=form.BLANK)
+        for name in ("gamma", "alpha_focal", "alpha_chain")
+    ]
+    digest, parameters = checkpoint.get("weights_sha256"), checkpoint.get("num_parameters")
+    return [
+        *numbers,
+        Cell(text=form.text(objective["ce_reduction"] if objective else None)),
+        Cell(text=form.text(training.get("steps")), value=training.get("steps")),
+        Cell(text=_softmax_rows(training)),
+        Cell(text=form.count(parameters) if parameters else form.BLANK, value=parameters),
+        Cell(text=form.digest(digest), title=form.text(digest)),
+        Cell(text=form.text(checkpoint.get("path"))),
+        Cell(text=" · ".join(_facts(training, "")) or form.BLANK),
+    ]
+
+
+def _softmax_rows(training: Mapping[str, Any]) -> str:
+    """Size of the vocabulary the loss was computed over; drafting always uses all of it."""
+    if "train_vocab_size" not in training:
+        return form.BLANK
+    if not training["train_vocab_size"]:
+        return "all"
+    return f"restricted to {form.count(training['data']['vocabulary'])}"
+
+
+def _facts(training: Mapping[str, Any], prefix: str) -> list[str]:
+    """Names and values of the plain facts, nested ones with dotted names; lists are left out."""
+    found: list[str] = []
+    for name, value in training.items():
+        if isinstance(value, Mapping) and name != "objective":
+            found += _facts(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and _DIGEST.fullmatch(value):
+            found.append(f"{prefix}{name} {form.digest(value)}")
+        elif isinstance(value, str | int | float):
+            found.append(f"{prefix}{name} {value}")
+    return found
+
+
+def source_table(group: Comparison) -> Table:
+    """Where the prompts of each task came from."""
+    rows = []
+    for task in group.first.config["tasks"]:
+        source = task["source"]
+        kind = str(source["kind"])
+        chosen = len(task["prompt_ids"])
+        cells = (
+            Cell(text=str(task["task"])),
+            Cell(text="samples: not the benchmark" if kind == "samples" else kind),
+            Cell(text=str(source["location"])),
+            Cell(text=form.digest(source["revision"]), title=form.text(source["revision"])),
+            Cell(text=form.digest(source["digest"]), title=str(source["digest"])),
+            Cell(text=form.count(source["num_rows"]), value=source["num_rows"]),
+            Cell(text=form.count(chosen), value=chosen),
+        )
+        rows.append(Row(cells=cells))
+    return Table(
+        title="Prompts",
+        note="Conversations each method answered, and the data they were chosen from.",
+        columns=(
+            Column(title="Task", kind="label"),
+            Column(title="Source", kind="text"),
+            Column(title="Location", kind="wide"),
+            Column(title="Revision", kind="text"),
+            Column(title="SHA-256", kind="text"),
+            Column(title="Rows"),
+            Column(title="Used"),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def run_table(group: Comparison) -> Table:
+    """Which code and which command measured the numbers."""
+    rows = []
+    for run in group.runs:
+        environment = run.environment
+        starts = [environment, *environment.get("resumed", [])]
+        cells = (
+            Cell(text=run.run_id),
+            Cell(
+                text=", ".join(dict.fromkeys(form.commit(start) for start in starts)),
+                title=form.text(environment["commit"]),
+            ),
+            Cell(text=", resumed ".join(str(start["started_at"]) for start in starts)),
+            Cell(text=form.text(run.config.get("seed"))),
+            Cell(text=str(run.config["repeats"])),
+            Cell(text=form.versions(environment["versions"])),
+            Cell(text=shlex.join(["harness", *environment["argv"]])),
+        )
+        rows.append(Row(cells=cells))
+    return Table(
+        title="Runs",
+        note="",
+        columns=(
+            Column(title="Run", kind="label"),
+            Column(title="Commit", kind="text"),
+            Column(title="Started", kind="text"),
+            Column(title="Seed"),
+            Column(title="Repeats"),
+            Column(title="Versions", kind="wide"),
+            Column(title="Command", kind="wide"),
+        ),
+        rows=tuple(rows),
+    )
+
+
+def failure_table(group: Comparison) -> Table | None:
+    """Every generation that raised; None where none did."""
+    frame = failure_frame(group.runs)
+    if frame.empty:
+        return None
+    names = ["run_id", "method", "task", "prompt_id", "turn", "repeat", "error"]
+    return Table(
+        title="Failures",
+        note="Generations that raised. They are part of no number.",
+        columns=(
+            Column(title="Run", kind="label"),
+            Column(title="Drafter", kind="text"),
+            Column(title="Task", kind="text"),
+            Column(title="Prompt", kind="text"),
+            Column(title="Turn"),
+            Column(title="Repeat"),
+            Column(title="Error", kind="wide"),
+        ),
+        rows=tuple(
+            Row(cells=tuple(Cell(text=str(value)) for value in row))
+            for row in frame[names].itertuples(index=False)
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Numbers and facts to text, for every table and both formats."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+BLANK = "–"
+"""Not measured, or not defined; never zero."""
+_BLOCKS = "·▁▂▃▄▅▆▇█"
+
+
+def ratio(value: float | None) -> str:
+    """Two decimals: accepted lengths and rates."""
+    return BLANK if value is None else f"{value:.2f}"
+
+
+def times(value: float | None) -> str:
+    """A speedup."""
+    return BLANK if value is None else f"{value:.2f}×"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Both ends of an interval; empty where there is none or nothing varies."""
+    if low is None or high is None or low == high:
+        return ""
+    return f"{low:.2f}–{high:.2f}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, without the sign."""
+    return BLANK if value is None else f"{100 * value:.1f}"
+
+
+def rate(value: float | None) -> str:
+    """Tokens a second."""
+    if value is None:
+        return BLANK
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def gibibytes(value: float | None) -> str:
+    """A number of bytes in GiB."""
+    return BLANK if value is None else f"{value / 2**30:.2f}"
+
+
+def count(value: float) -> str:
+    """A whole number."""
+    return f"{int(value):,}"
+
+
+def counted(value: int, noun: str) -> str:
+    """A whole number of things."""
+    return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
+def number(value: float | str | None) -> str:
+    """A parameter as short as it can be written; None and infinity are ∞."""
+    if value is None or math.isinf(float(value)):
+        return "∞"
+    return f"{float(value):g}"
+
+
+def digest(value: str | None) -> str:
+    """The first 12 characters of a digest or commit."""
+    return BLANK if not value else value[:12]
+
+
+def text(value: object) -> str:
+    """Anything else."""
+    return BLANK if value is None or value == "" else str(value)
+
+
+def sparkline(values: tuple[float, ...]) -> str:
+    """Bars made of characters, for Markdown; the tallest is full."""
+    top = max(values)
+    return "".join(_BLOCKS[math.ceil(8 * value / top)] for value in values)
+
+
+def sampling(facts: Mapping[str, Any]) -> str:
+    """How tokens were drawn."""
+    if facts["temperature"] == 0:
+        return "greedy (temperature 0)"
+    parts = [f"temperature {number(facts['temperature'])}"]
+    if facts["top_p"] < 1:
+        parts.append(f"top-p {number(facts['top_p'])}")
+    if facts["top_k"]:
+        parts.append(f"top-k {facts['top_k']}")
+    return ", ".join(parts)
+
+
+def hardware(facts: Mapping[str, Any]) -> str:
+    """The machine in a line."""
+    cpu = f"{text(facts.get('cpu'))}, {facts.get('num_cores')} cores"
+    cpu += f", {facts.get('num_threads')} threads"
+    return f"{facts['gpu']}; {cpu}" if facts.get("gpu") else cpu
+
+
+def commit(environment: Mapping[str, Any]) -> str:
+    """The commit the run was made from, and whether the tree was clean."""
+    if not environment["commit"]:
+        return "unknown"
+    state = {True: " + uncommitted changes", False: "", None: " (tree state unknown)"}
+    return digest(environment["commit"]) + state[environment["dirty"]]
+
+
+def versions(facts: Mapping[str, Any]) -> str:
+    """Names and versions of what ran."""
+    return " · ".join(f"{name} {version}" for name, version in facts.items() if version)

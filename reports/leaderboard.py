@@ -1,0 +1,272 @@
+"""The main table of runs that may be compared, and what must be said above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from harness import metrics
+from reports import formatting as form
+from reports.grid import Cell, Column, Row, Table, mark_best
+from reports.run import Run
+from reports.tables import OVERALL, headline_baseline, position_frame, score_frame
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Runs of one group, and their numbers."""
+
+    runs: tuple[Run, ...]
+    scores: pd.DataFrame
+    """Frames of `reports.tables.score_frame` in one, methods in the order of the leaderboard."""
+    positions: pd.DataFrame
+    """Frames of `reports.tables.position_frame` in one."""
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> Comparison:
+        """The numbers of ``runs``."""
+        scores = pd.concat([score_frame(run) for run in runs], ignore_index=True)
+        positions = pd.concat([position_frame(run) for run in runs], ignore_index=True)
+        return cls(tuple(runs), scores, positions)
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for what all have in common."""
+        return self.runs[0]
+
+    @property
+    def badge(self) -> str:
+        """The warning that goes with every table whose numbers come from samples."""
+        samples = self.first.sample_tasks
+        if not samples:
+            return ""
+        scope = "" if samples == self.first.tasks else f" ({', '.join(samples)})"
+        return f"samples: not the benchmark{scope}"
+
+    def ranked(self) -> list[tuple[Run, Mapping[str, Any]]]:
+        """Methods with their runs: drafters, fastest first; then oracles; then baselines."""
+        methods = [(run, item) for run in self.runs for item in run.methods]
+
+        def order(pair: tuple[Run, Mapping[str, Any]]) -> tuple[object, ...]:
+            score = self.score(pair[0], pair[1]["method"])
+            baseline = pair[1]["kind"] == "baseline"
+            speed, tau = score["speedup"] or 0.0, score["tau"] or 0.0
+            return (
+                baseline,
+                not _competes(pair[1]),
+                -speed,
+                -tau,
+                pair[1]["method"],
+                pair[0].run_id,
+            )
+
+        return sorted(methods, key=order)
+
+    def score(self, run: Run, method: str, task: str = OVERALL) -> dict[str, Any]:
+        """One row of the scores; blanks are None."""
+        frame = self.scores
+        chosen = frame[
+            (frame["run_id"] == run.run_id) & (frame["method"] == method) & (frame["task"] == task)
+        ].iloc[0]
+        return {str(k): None if pd.isna(v) else v for k, v in chosen.to_dict().items()}
+
+    def label(self, run: Run, method: str) -> Cell:
+        """The method's name, with the run's where there are several."""
+        name = method if len(self.runs) == 1 else f"{method} ({run.run_id})"
+        return Cell(text=name)
+
+
+def _competes(item: Mapping[str, Any]) -> bool:
+    """Whether a method is ranked: baselines are not, nor is acceptance chosen by hand."""
+    return bool(item["kind"] == "drafter" and item["drafter"] != "synthetic")
+
+
+def main_table(group: Comparison) -> Table:
+    """The leaderboard of one group."""
+    tasks = group.first.tasks
+    columns = _columns(tasks, group.first.sample_tasks)
+    rows: list[Row] = []
+    rank = 0
+    for run, item in group.ranked():
+        scores = {name: group.score(run, item["method"], name) for name in (OVERALL, *tasks)}
+        ranked = _competes(item) and scores[OVERALL]["speedup"] is not None
+        rank += ranked
+        rows.append(
+            Row(
+                cells=(
+                    Cell(text=str(rank), value=rank) if ranked else Cell(text=form.BLANK),
+                    group.label(run, item["method"]),
+                    *_draft_cells(item),
+                    *_value_cells(scores, tasks),
+                ),
+                muted=not _competes(item),
+            )
+        )
+    return Table(
+        title="Leaderboard",
+        note="Ranked by overall decode speedup. Best value of each column in bold; "
+        "ranges are 95 % intervals.",
+        columns=columns,
+        rows=mark_best(columns, rows),
+        badge=group.badge,
+    )
+
+
+def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]:
+    any_sample = bool(samples)
+    tau = [
+        Column(
+            title=task,
+            group="τ, accepted length",
+            markdown=f"τ {task}",
+            best="high",
+            flagged=task in samples,
+        )
+        for task in tasks
+    ]
+    speed = [
+        Column(
+            title=task,
+            group="Decode speedup",
+            markdown=f"speedup {task}",
+            best="high",
+            flagged=task in samples,
+        )
+        for task in tasks
+    ]
+    return (
+        Column(title="#", markdown="Rank", kind="rank"),
+        Column(title="Drafter", kind="label"),
+        Column(title="Block"),
+        Column(title="Draft", kind="text"),
+        Column(
+            title=OVERALL,
+            group="τ, accepted length",
+            markdown="τ",
+            best="high",
+            flagged=any_sample,
+        ),
+        *tau,
+        Column(
+            title=OVERALL,
+            group="Decode speedup",
+            markdown="speedup",
+            best="high",
+            flagged=any_sample,
+        ),
+        *speed,
+        Column(title="End to end", markdown="end-to-end speedup", best="high", flagged=any_sample),
+        Column(title="Tokens/s", best="high", flagged=any_sample),
+        Column(title="Peak GiB", best="low"),
+        Column(title="n"),
+        Column(title="Failed"),
+    )
+
+
+def _draft_cells(item: Mapping[str, Any]) -> tuple[Cell, Cell]:
+    block = item.get("block_size")
+    return (
+        Cell(text=form.text(block), value=block),
+        Cell(text=form.text(item.get("draft"))),
+    )
+
+
+def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> list[Cell]:
+    overall = scores[OVERALL]
+    memory = overall["peak_memory_bytes"]
+    return [
+        *_with_interval(scores, tasks, "tau", form.ratio),
+        *_with_interval(scores, tasks, "speedup", form.times),
+        Cell(text=form.times(overall["speedup_end_to_end"]), value=overall["speedup_end_to_end"]),
+        Cell(text=form.rate(overall["tokens_per_s"]), value=overall["tokens_per_s"]),
+        Cell(text=form.gibibytes(memory), value=memory),
+        Cell(text=form.count(overall["num_generations"]), value=overall["num_generations"]),
+        Cell(text=form.count(overall["num_failures"]), value=overall["num_failures"]),
+    ]
+
+
+def _with_interval(
+    scores: Mapping[str, Mapping[str, Any]],
+    tasks: Sequence[str],
+    key: str,
+    rule: Callable[[Any], str],
+) -> list[Cell]:
+    """The overall value with its interval, then those of the tasks."""
+    overall = scores[OVERALL]
+    detail = form.interval(overall[f"{key}_low"], overall[f"{key}_high"])
+    cells = [Cell(text=rule(scores[name][key]), value=scores[name][key]) for name in tasks]
+    return [Cell(text=rule(overall[key]), value=overall[key], detail=detail), *cells]
+
+
+def lead(group: Comparison) -> str:
+    """The answer in a sentence; empty where no drafter has an overall speedup."""
+    run, item = group.ranked()[0]
+    score = group.score(run, item["method"])
+    if not _competes(item) or score["speedup"] is None:
+        return ""
+    accepted = "" if score["tau"] is None else f" and τ = {form.ratio(score['tau'])}"
+    verdict = "Fastest drafter" if score["speedup"] > 1 else "No drafter beats the baseline; best"
+    return (
+        f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
+        f"of {headline_baseline(run)}{accepted}."
+    )
+
+
+def notes(group: Comparison) -> list[str]:
+    """What a reader must know about how the numbers came about."""
+    found: list[str] = []
+    for run in group.runs:
+        for note in _run_notes(group, run):
+            several = len(group.runs) > 1
+            found.append(f"Run {run.run_id}: {note}" if several else note[0].upper() + note[1:])
+    return found
+
+
+def _run_notes(group: Comparison, run: Run) -> list[str]:
+    found = [_baseline_note(run)]
+    if run.torn:
+        found.append("the last line of the records was cut off mid-write and is left out.")
+    for item in run.methods:
+        method = item["method"]
+        score = group.score(run, method)
+        total = int(score["num_generations"])
+        missing, failed = run.num_missing(method), int(score["num_failures"])
+        left_out, unpaired = score["num_without_rounds"], total - score["num_paired"]
+        if missing:
+            found.append(
+                f"unfinished: {method} has no record yet for {missing} of "
+                f"{run.num_conversations} conversations."
+            )
+        if failed:
+            found.append(f"failures of {method}: {failed}; listed below, part of no number.")
+        if item.get("drafter") == "synthetic":
+            found.append(
+                f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "
+                "an upper bound, not a drafter, and not ranked."
+            )
+        if 0 < left_out < total:
+            found.append(f"{left_out} of {total} answers of {method} have no rounds: not in τ.")
+        if unpaired:
+            found.append(
+                f"{unpaired} of {total} answers of {method} have no baseline answer to the same "
+                "prompt tokens: not in the speedups."
+            )
+    return found
+
+
+def _baseline_note(run: Run) -> str:
+    headline = headline_baseline(run)
+    if headline is None:
+        return "no baseline decoded anything, so there are no speedups."
+    speeds = []
+    for name in run.baselines:
+        generations = run.of(name)
+        if generations:
+            speeds.append(f"{name} {form.rate(metrics.tokens_per_s(generations))}")
+    return (
+        f"speedups divide by {headline}, the fastest baseline that ran "
+        f"({', '.join(speeds)} tokens/s)."
+    )

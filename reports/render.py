@@ -1,0 +1,143 @@
+"""Run directories to a leaderboard: Markdown, and one HTML page that needs nothing else.
+
+The same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from harness.errors import UserError
+from reports import details, evidence, markdown
+from reports import formatting as form
+from reports.definitions import DEFINITIONS
+from reports.grid import Table
+from reports.leaderboard import Comparison, lead, main_table, notes
+from reports.run import comparable_groups, load_run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Everything the page says about one group of comparable runs."""
+
+    title: str
+    lead: str
+    badge: str
+    facts: tuple[tuple[str, str, str], ...]
+    """Name, value, and the value in full where it is shortened."""
+    notes: tuple[str, ...]
+    main: Table
+    details: tuple[Table, ...]
+
+
+def write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path, Path]:
+    """Write ``leaderboard.md`` and ``leaderboard.html`` into ``output_dir``; their paths.
+
+    Raises:
+        UserError: a run directory cannot be read, or the output cannot be written.
+    """
+    sections = _sections(run_dirs)
+    paths = output_dir / "leaderboard.md", output_dir / "leaderboard.html"
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for path in paths:
+            path.write_text(_render(f"{path.name}.j2", sections), encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{output_dir} cannot be written ({error.strerror}); name another with --output-dir."
+        ) from error
+    return paths
+
+
+def leaderboard_text(run_dirs: Sequence[Path]) -> str:
+    """The Markdown leaderboard, for a terminal.
+
+    Raises:
+        UserError: a run directory cannot be read.
+    """
+    return _render("leaderboard.md.j2", _sections(run_dirs))
+
+
+def _render(template: str, sections: Sequence[Section]) -> str:
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown.escape
+    environment.filters["md_table"] = markdown.table
+    return environment.get_template(template).render(sections=sections, definitions=DEFINITIONS)
+
+
+def _sections(run_dirs: Sequence[Path]) -> list[Section]:
+    if not run_dirs:
+        raise UserError("no run directory given; name at least one.")
+    runs = [load_run(path) for path in run_dirs]
+    return [_section(Comparison.of(group)) for group in comparable_groups(runs)]
+
+
+def _section(group: Comparison) -> Section:
+    target = group.first.config["target"]
+    hardware = group.first.environment["hardware"]
+    tables = (
+        *details.position_tables(group),
+        evidence.checkpoint_table(group),
+        details.task_table(group),
+        evidence.failure_table(group),
+        evidence.source_table(group),
+        evidence.run_table(group),
+    )
+    device = form.text(hardware.get("gpu") or hardware.get("cpu"))
+    tasks = group.first.config["tasks"]
+    title = (
+        target["name"],
+        form.text(target.get("dtype")),
+        device,
+        form.sampling(group.first.config["sampling"]),
+        form.counted(len(tasks), "task"),
+        form.counted(sum(len(task["prompt_ids"]) for task in tasks), "prompt"),
+    )
+    return Section(
+        title=" · ".join(title),
+        lead=lead(group),
+        badge=group.badge,
+        facts=_facts(group),
+        notes=tuple(notes(group)),
+        main=main_table(group),
+        details=tuple(table for table in tables if table is not None),
+    )
+
+
+def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
+    run = group.first
+    target = run.config["target"]
+    thinking = target.get("enable_thinking")
+    prompts = [f"{len(task['prompt_ids'])} {task['task']}" for task in run.config["tasks"]]
+    short = {
+        name: (form.digest(target.get(key)), form.text(target.get(key)))
+        for name, key in (
+            ("Revision", "revision"),
+            ("Weights SHA-256", "weights_sha256"),
+            ("Template SHA-256", "template_sha256"),
+        )
+    }
+    facts = {
+        "Target": (form.text(target.get("model")), ""),
+        **short,
+        "Precision": (f"{form.text(target.get('dtype'))}, {form.text(target.get('attn'))}", ""),
+        "Device": (form.text(target.get("device")), ""),
+        "Hardware": (form.hardware(run.environment["hardware"]), ""),
+        "Sampling": (form.sampling(run.config["sampling"]), ""),
+        "Answer limit": (f"{run.config['max_new_tokens']} tokens", ""),
+        "Thinking": ("on" if thinking else "off", ""),
+        "Prompts": (", ".join(prompts), ""),
+        "Runs": (", ".join(item.run_id for item in group.runs), ""),
+    }
+    return tuple((name, *value) for name, value in facts.items())

@@ -1,0 +1,184 @@
+"""One run directory, read and checked; and which runs may be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.records import Failure, Generation, Record, key_of, read_records
+
+_CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
+_ENVIRONMENT_KEYS = ("commit", "dirty", "argv", "versions", "hardware", "started_at")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What a run directory holds."""
+
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    generations: tuple[Generation, ...]
+    failures: tuple[Failure, ...]
+    """Of keys that no later attempt made good."""
+    torn: bool
+    """Whether a last line that was cut off was left out."""
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return str(self.config["run_id"])
+
+    @property
+    def tasks(self) -> list[str]:
+        """Task names in the order they ran."""
+        return [str(task["task"]) for task in self.config["tasks"]]
+
+    @property
+    def sample_tasks(self) -> list[str]:
+        """Tasks whose prompts are the project's samples, not the benchmark."""
+        return [
+            str(task["task"])
+            for task in self.config["tasks"]
+            if task["source"]["kind"] == "samples"
+        ]
+
+    @property
+    def methods(self) -> list[Mapping[str, Any]]:
+        """Descriptions of the methods, baselines included."""
+        return list(self.config["methods"])
+
+    @property
+    def baselines(self) -> list[str]:
+        """Names of the baselines."""
+        return [str(item["method"]) for item in self.methods if item["kind"] == "baseline"]
+
+    @property
+    def num_conversations(self) -> int:
+        """Conversations each method was asked to answer, repeats included."""
+        prompts = sum(len(task["prompt_ids"]) for task in self.config["tasks"])
+        return prompts * int(self.config["repeats"])
+
+    def num_missing(self, method: str) -> int:
+        """Conversations of one method without any record: the run is unfinished."""
+        started = {
+            (item.task, item.prompt_id, item.repeat)
+            for item in (*self.generations, *self.failures)
+            if item.method == method
+        }
+        return self.num_conversations - len(started)
+
+    def of(self, method: str, task: str | None = None) -> list[Generation]:
+        """Generations of one method, of one task or all."""
+        return [
+            item for item in self.generations if item.method == method and task in (None, item.task)
+        ]
+
+
+def load_run(path: Path) -> Run:
+    """Read a run directory; a last line that was cut off mid-write is left out and noted.
+
+    Raises:
+        UserError: a file is missing or unreadable, or the records do not belong to the config.
+    """
+    config = _read_object(path / "config.json", _CONFIG_KEYS)
+    environment = _read_object(path / "environment.json", _ENVIRONMENT_KEYS)
+    records_path = path / "records.jsonl"
+    known_methods = {item["method"] for item in config["methods"]}
+    known_tasks = {item["task"] for item in config["tasks"]}
+    records: dict[tuple[str, str, int, str, int], Record] = {}
+    try:
+        for record in read_records(records_path):
+            if record.method not in known_methods or record.task not in known_tasks:
+                raise ValueError(
+                    f"{records_path} holds {record.method} on {record.task}, "
+                    "which config.json does not list"
+                )
+            key = key_of(record)
+            if isinstance(records.get(key), Generation):
+                raise ValueError(f"{records_path} holds two generations for {key}")
+            records[key] = record
+        torn = _is_torn(records_path)
+    except OSError as error:
+        raise UserError(_unreadable(records_path, error)) from error
+    except ValueError as error:
+        raise UserError(f"{error}; restore the file or measure again.") from error
+    return Run(
+        config=config,
+        environment=environment,
+        generations=tuple(item for item in records.values() if isinstance(item, Generation)),
+        failures=tuple(item for item in records.values() if isinstance(item, Failure)),
+        torn=torn,
+    )
+
+
+def comparable_groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs that differ only in their drafters, together; in a stable order.
+
+    Raises:
+        UserError: two runs have one name.
+    """
+    groups: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: run.run_id):
+        groups.setdefault(_group_key(run), []).append(run)
+    names = [run.run_id for run in runs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"run {name} was given more than once; name each directory once.")
+    return [groups[key] for key in sorted(groups)]
+
+
+def _group_key(run: Run) -> str:
+    """Everything a number depends on besides the drafter."""
+    target, hardware = run.config["target"], run.environment["hardware"]
+    facts = [
+        [
+            target.get(name)
+            for name in (
+                "name",
+                "model",
+                "revision",
+                "weights_sha256",
+                "dtype",
+                "attn",
+                "device",
+                "template_sha256",
+                "enable_thinking",
+            )
+        ],
+        [hardware.get(name) for name in ("gpu", "cpu", "num_cores", "num_threads")],
+        run.config["sampling"],
+        run.config["max_new_tokens"],
+        [[task["task"], task["source"], task["prompt_ids"]] for task in run.config["tasks"]],
+        sorted(run.baselines),
+        sorted({item.batch_size for item in run.generations}),
+    ]
+    return json.dumps(facts, sort_keys=True)
+
+
+def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(_unreadable(path, error)) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore it or measure again.") from error
+    missing = [key for key in keys if not isinstance(body, dict) or key not in body]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; is it from a run of this harness?")
+    return dict(body)
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return (
+        f"{path} cannot be read ({error.strerror}); give a run directory, "
+        "with config.json, environment.json and records.jsonl."
+    )
+
+
+def _is_torn(path: Path) -> bool:
+    body = path.read_bytes()
+    return bool(body) and not body.endswith(b"\n")

@@ -1,0 +1,217 @@
+"""Runs to pandas frames: one row per method and task, per position, per generation, per failure.
+
+A blank is NaN; it is never zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+
+from harness import bootstrap, metrics
+from harness.metrics import NoData
+from harness.records import Failure
+from reports.run import Run, load_run
+
+__all__ = [
+    "OVERALL",
+    "Run",
+    "Score",
+    "failure_frame",
+    "generation_frame",
+    "headline_baseline",
+    "load_run",
+    "position_frame",
+    "score_frame",
+]
+
+OVERALL = "overall"
+"""The row over all tasks of a run; blank where one of them has no value."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Everything measured of one method on one task, or overall; None is a blank."""
+
+    run_id: str
+    method: str
+    kind: str
+    """``baseline`` or ``drafter``."""
+    task: str
+    num_generations: int
+    num_without_rounds: int
+    """Left out of the accepted length."""
+    num_paired: int
+    """Generations whose prompt the headline baseline answered too."""
+    num_failures: int
+    tau: float | None
+    tau_low: float | None
+    tau_high: float | None
+    tau_macro: float | None
+    tau_macro_uncut: float | None
+    node_acceptance_rate: float | None
+    speedup: float | None
+    """Over the headline baseline, decoding only."""
+    speedup_low: float | None
+    speedup_high: float | None
+    speedup_end_to_end: float | None
+    speedup_ar_loop: float | None
+    """Over ``ar_loop``, decoding only."""
+    tokens_per_s: float | None
+    peak_memory_bytes: float | None
+
+
+_OWN_METRICS = {
+    "tau": metrics.tau,
+    "tau_macro": metrics.tau_macro,
+    "tau_macro_uncut": metrics.tau_macro_uncut,
+    "node_acceptance_rate": metrics.node_acceptance_rate,
+}
+_RATIOS = ("speedup", "speedup_end_to_end", "speedup_ar_loop")
+
+
+def headline_baseline(run: Run) -> str | None:
+    """The fastest baseline that ran; None where none decoded anything."""
+    return _or_none(
+        metrics.headline_baseline, {name: run.of(name) for name in run.baselines if run.of(name)}
+    )
+
+
+def score_frame(run: Run) -> pd.DataFrame:
+    """One row per method and task, then `OVERALL`; the columns are the fields of `Score`."""
+    headline = headline_baseline(run)
+    rows: list[Score] = []
+    for item in run.methods:
+        parts = [
+            _score(run, item, task, [task], headline, _task_values(run, item, task, headline))
+            for task in run.tasks
+        ]
+        rows += parts
+        rows.append(_score(run, item, OVERALL, run.tasks, headline, _overall_values(parts)))
+    columns = [field.name for field in fields(Score)]
+    numeric = columns[columns.index("num_generations") :]
+    frame = pd.DataFrame([astuple(row) for row in rows], columns=columns)
+    return frame.astype({name: float for name in numeric if not name.startswith("num_")})
+
+
+def position_frame(run: Run) -> pd.DataFrame:
+    """One row per method and k: rounds with k accepted, their share, joint and conditional rates.
+
+    Pooled over all tasks; methods without rounds or drafts have no rows.
+    """
+    columns = ["run_id", "method", "k", "num_rounds", "share", "joint", "conditional"]
+    rows: list[tuple[object, ...]] = []
+    for item in run.methods:
+        method = str(item["method"])
+        found = _or_none(metrics.positions, run.of(method))
+        if found is None or not found.joint:
+            continue
+        total = sum(found.histogram)
+        joint, conditional = (None, *found.joint), (None, *found.conditional)
+        for k, count in enumerate(found.histogram):
+            rows.append((run.run_id, method, k, count, count / total, joint[k], conditional[k]))
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"joint": float, "conditional": float})
+
+
+def generation_frame(run: Run) -> pd.DataFrame:
+    """One row per generation, without tokens and text; ``num_rounds`` is blank where unknown."""
+    rows = [
+        {
+            "run_id": run.run_id,
+            "task": item.task,
+            "prompt_id": item.prompt_id,
+            "turn": item.turn,
+            "method": item.method,
+            "repeat": item.repeat,
+            "num_prompt_tokens": item.num_prompt_tokens,
+            "num_new_tokens": len(item.new_tokens),
+            "num_rounds": None if item.rounds is None else len(item.rounds),
+            "prefill_s": item.prefill_s,
+            "decode_s": item.decode_s,
+            "finish_reason": item.finish_reason,
+            "peak_memory_bytes": item.peak_memory_bytes,
+        }
+        for item in run.generations
+    ]
+    return pd.DataFrame(rows)
+
+
+def failure_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per failure of the runs."""
+    columns = ["run_id", *(field.name for field in fields(Failure))]
+    rows = [{"run_id": run.run_id, **asdict(item)} for run in runs for item in run.failures]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _score(
+    run: Run,
+    item: Mapping[str, Any],
+    name: str,
+    tasks: Sequence[str],
+    headline: str | None,
+    values: Mapping[str, float | None],
+) -> Score:
+    """One row over ``tasks``: the values given, and counts, intervals, speed and memory."""
+    method = str(item["method"])
+    by_task = [run.of(method, task) for task in tasks]
+    own = [generation for generations in by_task for generation in generations]
+    both = [(run.of(headline, task), run.of(method, task)) for task in tasks] if headline else []
+    tau_range = _or_none(bootstrap.tau_interval, by_task)
+    speedup_range = _or_none(bootstrap.speedup_interval, both) if headline != method else None
+    complete = all(by_task)
+    return Score(
+        run_id=run.run_id,
+        method=method,
+        kind=str(item["kind"]),
+        task=name,
+        num_generations=len(own),
+        num_without_rounds=metrics.coverage(own).num_without_rounds,
+        num_paired=sum(len(metrics.pairs(*sides)) for sides in both),
+        num_failures=sum(
+            1 for failure in run.failures if failure.method == method and failure.task in tasks
+        ),
+        tau_low=tau_range[0] if tau_range else None,
+        tau_high=tau_range[1] if tau_range else None,
+        speedup_low=speedup_range[0] if speedup_range else None,
+        speedup_high=speedup_range[1] if speedup_range else None,
+        tokens_per_s=_or_none(metrics.tokens_per_s, own) if complete else None,
+        peak_memory_bytes=metrics.peak_memory_bytes(own) if complete else None,
+        **values,
+    )
+
+
+def _task_values(
+    run: Run, item: Mapping[str, Any], task: str, headline: str | None
+) -> dict[str, float | None]:
+    own = run.of(str(item["method"]), task)
+    baseline = run.of(headline, task) if headline else []
+    return {
+        **{key: _or_none(rule, own) for key, rule in _OWN_METRICS.items()},
+        "speedup": _or_none(metrics.speedup, baseline, own),
+        "speedup_end_to_end": _or_none(metrics.speedup_end_to_end, baseline, own),
+        "speedup_ar_loop": _or_none(metrics.speedup, run.of("ar_loop", task), own),
+    }
+
+
+def _overall_values(parts: Sequence[Score]) -> dict[str, float | None]:
+    """Means of the task values; geometric means of ratios of times."""
+    means = {name: metrics.overall_mean for name in _OWN_METRICS}
+    ratios = {name: metrics.overall_geometric_mean for name in _RATIOS}
+    return {
+        name: _or_none(rule, [getattr(part, name) for part in parts])
+        for name, rule in {**means, **ratios}.items()
+    }
+
+
+def _or_none(rule: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    try:
+        return rule(*args, **kwargs)
+    except NoData:
+        return None

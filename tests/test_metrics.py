@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_directories import generation, rounds
+
+from harness import bootstrap, metrics
+from harness.metrics import NoData
+from harness.records import Generation, Round
+
+DEPTH = 7
+accepted_lists = st.lists(
+    st.lists(st.integers(0, DEPTH), min_size=1, max_size=12), min_size=1, max_size=6
+)
+
+
+def answers(lists: list[list[int]], cut: int = 0) -> list[Generation]:
+    return [
+        generation(accepted=accepted, prompt_id=str(i), cut=min(cut, accepted[-1]))
+        for i, accepted in enumerate(lists)
+    ]
+
+
+def test_tau_by_hand() -> None:
+    both = [generation(accepted=[3, 1]), generation(accepted=[0])]
+    assert metrics.tau(both) == (4 + 2 + 1) / 3
+    assert metrics.tau_macro(both) == ((4 + 2) / 2 + 1) / 2
+
+
+def test_tau_of_one_token_a_pass_is_one() -> None:
+    assert metrics.tau([generation(accepted=[0] * 9, depth=0)]) == 1.0
+
+
+def test_cut_last_round_counts_what_was_committed() -> None:
+    cut = [generation(accepted=[3, 5], cut=4)]
+    assert metrics.tau(cut) == (4 + 2) / 2
+    assert metrics.tau_macro(cut) == 3.0
+    assert metrics.tau_macro_uncut(cut) == 5.0
+
+
+def test_answers_without_rounds_are_left_out_and_counted() -> None:
+    mixed = [
+        generation(accepted=[2]),
+        generation(accepted=[]),
+        generation(num_new_tokens=9),
+    ]
+    assert metrics.tau(mixed) == 3.0
+    covered = metrics.coverage(mixed)
+    assert (covered.num_generations, covered.num_with_rounds, covered.num_without_rounds) == (
+        3,
+        1,
+        2,
+    )
+
+
+@given(accepted_lists)
+def test_tau_is_one_plus_joint_acceptance(lists: list[list[int]]) -> None:
+    """Holds where every round offers the same depth and nothing is cut."""
+    made = answers(lists)
+    assert metrics.tau(made) == pytest.approx(1 + sum(metrics.positions(made).joint))
+    assert metrics.tau_macro(made) == pytest.approx(metrics.tau_macro_uncut(made))
+
+
+@given(accepted_lists)
+def test_conditional_is_joint_over_the_one_before(lists: list[list[int]]) -> None:
+    found = metrics.positions(answers(lists))
+    before = (1.0, *found.joint)
+    for k, value in enumerate(found.conditional):
+        if before[k] == 0:
+            assert value is None
+        else:
+            assert value == pytest.approx(found.joint[k] / before[k])
+
+
+@given(accepted_lists, st.integers(0, 3))
+def test_histogram_accounts_for_every_round_and_token(lists: list[list[int]], cut: int) -> None:
+    made = answers(lists, cut)
+    found = metrics.positions(made)
+    assert sum(found.histogram) == sum(len(item) for item in lists)
+    accepted = sum(k * count for k, count in enumerate(found.histogram))
+    assert accepted == sum(map(sum, lists))
+    assert metrics.node_acceptance_rate(made) == accepted / (DEPTH * sum(map(len, lists)))
+    tokens = sum(len(item.new_tokens) - 1 for item in made)
+    assert metrics.tau(made) * sum(found.histogram) == pytest.approx(tokens)
+
+
+@given(accepted_lists, st.integers(0, 3))
+def test_uncut_is_never_below_cut(lists: list[list[int]], cut: int) -> None:
+    made = answers(lists, cut)
+    assert metrics.tau_macro_uncut(made) >= metrics.tau_macro(made) - 1e-12
+    assert metrics.tau(made) >= 1
+
+
+def test_positions_count_only_rounds_that_offered_as_many() -> None:
+    mixed = [generation(accepted=[2, 0], depth=2), generation(accepted=[1], depth=1)]
+    found = metrics.positions(mixed)
+    assert found.histogram == (1, 1, 1)
+    assert found.joint == (2 / 3, 1 / 2)
+    assert found.conditional == (2 / 3, 1.0)
+
+
+def test_acceptance_per_node_counts_every_branch() -> None:
+    tree = Round(depth=2, nodes=6, accepted=2, committed=3, draft_tokens=(1, 2))
+    item = Generation(
+        **{name: getattr(generation(accepted=[2]), name) for name in Generation.__slots__}
+        | {
+            "task": "gsm8k",
+            "prompt_id": "0",
+            "turn": 1,
+            "method": "tree",
+            "repeat": 0,
+            "rounds": (tree,),
+        }
+    )
+    assert metrics.node_acceptance_rate([item]) == 2 / 6
+
+
+def test_speedup_by_hand() -> None:
+    slow = [
+        generation(method="ar_loop", accepted=[0] * 10, depth=0, decode_s=10.0, prefill_s=1.0),
+        generation(method="ar_loop", prompt_id="only here", accepted=[0], depth=0, decode_s=99.0),
+    ]
+    fast = [generation(accepted=[4, 4], decode_s=4.0, prefill_s=2.0)]
+    assert metrics.speedup(slow, fast) == pytest.approx((10 / 10) / (4 / 10))
+    assert metrics.speedup_end_to_end(slow, fast) == pytest.approx(11 / 6)
+    assert metrics.tokens_per_s(fast) == 10 / 4
+
+
+def test_speedup_of_different_lengths_is_per_token() -> None:
+    slow = [generation(accepted=[0] * 20, depth=0, decode_s=20.0)]
+    fast = [generation(accepted=[4], decode_s=2.5)]
+    assert metrics.speedup(slow, fast) == pytest.approx(2.0)
+
+
+def test_an_answer_of_one_token_adds_time_but_no_decoded_tokens() -> None:
+    one = generation(accepted=[], prompt_id="1", decode_s=0.0)
+    fast = [generation(accepted=[4], decode_s=1.0), one]
+    assert metrics.tokens_per_s(fast) == 5.0
+    assert metrics.speedup(fast, fast) == 1.0
+    with pytest.raises(NoData):
+        metrics.tokens_per_s([one])
+
+
+def test_pairs_need_the_same_prompt_tokens() -> None:
+    turn = generation(accepted=[1], turn=2, prompt_sha256="a")
+    other = generation(accepted=[1], turn=2, prompt_sha256="b")
+    assert metrics.pairs([turn], [turn]) == [(turn, turn)]
+    assert metrics.pairs([turn], [other]) == []
+    with pytest.raises(NoData):
+        metrics.speedup([turn], [other])
+    with pytest.raises(ValueError, match="two generations"):
+        metrics.pairs([turn, turn], [turn])
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0.1, 10))
+def test_speedup_scales_with_time_and_inverts(seconds: list[float], factor: float) -> None:
+    slow = [generation(accepted=[3], prompt_id=str(i), decode_s=s) for i, s in enumerate(seconds)]
+    fast = [
+        generation(accepted=[3], prompt_id=str(i), decode_s=s / factor)
+        for i, s in enumerate(seconds)
+    ]
+    assert metrics.speedup(slow, fast) == pytest.approx(factor)
+    assert metrics.speedup(fast, slow) == pytest.approx(1 / factor)
+
+
+def test_the_headline_baseline_is_the_fastest() -> None:
+    slow = [generation(num_new_tokens=11, decode_s=2.0)]
+    fast = [generation(num_new_tokens=11, decode_s=1.0)]
+    assert metrics.headline_baseline({"ar_loop": slow, "hf_generate": fast}) == "hf_generate"
+    wider = [*slow, generation(task="mbpp", num_new_tokens=11, decode_s=2.0)]
+    assert metrics.headline_baseline({"ar_loop": wider, "hf_generate": fast}) == "ar_loop"
+
+
+def test_peak_memory_is_the_largest_measured() -> None:
+    unknown = generation(accepted=[1])
+    assert metrics.peak_memory_bytes([unknown]) is None
+    some = [generation(accepted=[1], peak_memory_bytes=size) for size in (5, 9, 7)]
+    assert metrics.peak_memory_bytes([unknown, *some]) == 9
+
+
+def test_overall_values() -> None:
+    assert metrics.overall_mean([1.0, 3.0]) == 2.0
+    assert metrics.overall_geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+    for rule in (metrics.overall_mean, metrics.overall_geometric_mean):
+        with pytest.raises(NoData):
+            rule([1.0, None])
+        with pytest.raises(NoData):
+            rule([])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        metrics.tau,
+        metrics.tau_macro,
+        metrics.tau_macro_uncut,
+        metrics.node_acceptance_rate,
+        metrics.positions,
+        metrics.tokens_per_s,
+    ],
+)
+def test_empty_input_raises(rule: object) -> None:
+    assert callable(rule)
+    with pytest.raises(ValueError):
+        rule([])
+
+
+def test_nothing_drafted_has_no_acceptance_rate() -> None:
+    with pytest.raises(NoData):
+        metrics.node_acceptance_rate([generation(accepted=[0, 0], depth=0)])
+
+
+def test_intervals_hold_the_value_and_repeat_themselves() -> None:
+    lists = [[i % 5, (i * 3) % 7] for i in range(20)]
+    fast = answers(lists)
+    slow = [
+        generation(accepted=[0] * 8, depth=0, prompt_id=str(i), decode_s=2.0 + i % 3)
+        for i in range(20)
+    ]
+    low, high = bootstrap.tau_interval([fast])
+    assert low < metrics.tau(fast) < high
+    assert bootstrap.tau_interval([fast]) == (low, high)
+    low, high = bootstrap.speedup_interval([(slow, fast)])
+    assert low < metrics.speedup(slow, fast) < high
+
+
+def test_intervals_shrink_over_independent_tasks() -> None:
+    made = answers([[i % 5, (i * 3) % 7] for i in range(40)])
+    one, four = (bootstrap.tau_interval([made] * n) for n in (1, 4))
+    assert 0.3 < (four[1] - four[0]) / (one[1] - one[0]) < 0.7
+
+
+def test_few_conversations_have_no_interval() -> None:
+    few = answers([[1]] * (bootstrap.MIN_CONVERSATIONS - 1))
+    with pytest.raises(NoData):
+        bootstrap.tau_interval([few])
+    repeats = [generation(accepted=[1], repeat=i) for i in range(50)]
+    with pytest.raises(NoData):
+        bootstrap.tau_interval([repeats])
+
+
+def test_no_interval_where_a_resample_decodes_nothing() -> None:
+    silent = [generation(accepted=[], prompt_id=str(i), decode_s=0.0) for i in range(6)]
+    with pytest.raises(NoData):
+        bootstrap.speedup_interval([(silent, silent)])
+
+
+def test_scripted_rounds_are_what_they_say() -> None:
+    assert [item.committed for item in rounds([2, 3], 7, cut=1)] == [3, 3]
+    assert math.isclose(metrics.tau([generation(accepted=[2, 3], cut=1)]), 3.0)

@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from run_directories import (
+    BASELINES,
+    DIGEST,
+    ENVIRONMENT,
+    config,
+    drafter,
+    failure,
+    generation,
+    simulated_records,
+    source,
+    write_run,
+)
+
+from harness.errors import UserError
+from harness.records import Record
+from reports import formatting, markdown
+from reports.grid import Cell, Column, Row, Table, mark_best
+from reports.render import leaderboard_text, write_leaderboard
+from reports.run import comparable_groups, load_run
+from reports.tables import (
+    OVERALL,
+    failure_frame,
+    generation_frame,
+    position_frame,
+    score_frame,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "leaderboard.md"
+VOID = {"meta", "rect", "br", "link"}
+
+
+def records() -> list[Record]:
+    """Two prompts: the target takes 1 s a token, the drafter's pass 1.25 s; one answer failed."""
+    made: list[Record] = []
+    for prompt_id in ("0", "1"):
+        facts: dict[str, Any] = {"prompt_id": prompt_id, "prefill_s": 0.5}
+        loop = generation(method="ar_loop", accepted=[0] * 10, depth=0, decode_s=10.0, **facts)
+        foreign = generation(method="hf_generate", num_new_tokens=11, decode_s=8.0, **facts)
+        made += [loop, foreign]
+    made.append(generation(accepted=[3, 1, 4], cut=1, decode_s=3.75, prefill_s=0.5))
+    made.append(failure())
+    return made
+
+
+def training() -> dict[str, Any]:
+    return {
+        "path": "checkpoints/combined",
+        "weights_sha256": DIGEST,
+        "num_parameters": 4_000_000,
+        "objective": {
+            "gamma": 10.0,
+            "alpha_focal": 0.3,
+            "alpha_chain": 40.0,
+            "ce_reduction": "weighted_mean",
+        },
+        "training": {
+            "steps": 400,
+            "seed": 0,
+            "train_vocab_size": 8192,
+            "data": {"name": "corpus", "sha256": DIGEST, "vocabulary": 8192},
+        },
+    }
+
+
+def settings() -> dict[str, Any]:
+    return config(methods=[*BASELINES, drafter("combined", checkpoint=training())])
+
+
+def test_golden_markdown(tmp_path: Path) -> None:
+    """A wanted change: read the difference, then copy the new page over the golden one."""
+    run = write_run(tmp_path / "run", records(), settings())
+    samples = config(
+        run_id="20260102-samples",
+        methods=[*BASELINES, drafter("combined", checkpoint=training()), drafter("ngram")],
+        tasks=[
+            {"task": "gsm8k", "source": source(), "prompt_ids": [str(i) for i in range(6)]},
+            {"task": "mbpp", "source": source("samples"), "prompt_ids": ["a", "b"]},
+        ],
+    )
+    drawn = simulated_records(
+        samples,
+        {"combined": 0.7, "ngram": 0.2},
+        {"ar_loop": 0.05, "hf_generate": 0.052, "combined": 0.06, "ngram": 0.051},
+    )
+    other = write_run(tmp_path / "samples", drawn, samples)
+    path, _ = write_leaderboard([run, other], tmp_path / "out")
+    made = path.read_text(encoding="utf-8")
+    assert made == GOLDEN.read_text(encoding="utf-8")
+    assert leaderboard_text([other, run]) == made
+
+
+def test_scores_by_hand(tmp_path: Path) -> None:
+    scores = score_frame(load_run(write_run(tmp_path / "run", records(), settings())))
+    row = scores.set_index(["method", "task"]).loc[("combined", "gsm8k")]
+    assert row["tau"] == (4 + 2 + 4) / 3
+    assert row["tau_macro_uncut"] == pytest.approx((4 + 2 + 5) / 3)
+    assert row["speedup"] == pytest.approx((8 / 10) / (3.75 / 10))
+    assert row["speedup_ar_loop"] == pytest.approx((10 / 10) / (3.75 / 10))
+    assert row["speedup_end_to_end"] == pytest.approx(8.5 / 4.25)
+    assert (row["num_generations"], row["num_failures"], row["num_paired"]) == (1, 1, 1)
+    loop, foreign = (
+        scores.set_index(["method", "task"]).loc[(name, OVERALL)]
+        for name in ("ar_loop", "hf_generate")
+    )
+    assert loop["tau"] == 1.0
+    assert foreign.isna()["tau"]
+    assert foreign["speedup"] == 1.0
+
+
+def test_overall_is_blank_unless_every_task_has_a_value(tmp_path: Path) -> None:
+    two = config(
+        tasks=[
+            {"task": name, "source": source(), "prompt_ids": ["0"]} for name in ("gsm8k", "mbpp")
+        ]
+    )
+    loop = [
+        generation(method="ar_loop", task=name, accepted=[0] * 4, depth=0)
+        for name in ("gsm8k", "mbpp")
+    ]
+    run = load_run(write_run(tmp_path / "run", [*loop, generation(accepted=[3])], two))
+    scores = score_frame(run).set_index(["method", "task"])
+    assert scores.loc[("combined", "gsm8k"), "tau"] == 4.0
+    blank = scores.loc[("combined", OVERALL), ["tau", "speedup", "tokens_per_s"]]
+    assert blank.isna().all()
+    assert scores.loc[("ar_loop", OVERALL), "tau"] == 1.0
+
+
+def test_other_frames(tmp_path: Path) -> None:
+    run = load_run(write_run(tmp_path / "run", records(), settings()))
+    positions = position_frame(run)
+    assert set(positions["method"]) == {"combined"}
+    assert positions["num_rounds"].sum() == 3
+    assert positions.set_index("k")["joint"].loc[3] == 2 / 3
+    assert len(generation_frame(run)) == 5
+    assert list(failure_frame([run])["error"]) == ["RuntimeError: out of memory"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "records.jsonl"])
+def test_missing_and_corrupt_files_are_named(tmp_path: Path, name: str) -> None:
+    path = write_run(tmp_path / "run", records(), settings())
+    (path / name).write_text("{oops\n")
+    with pytest.raises(UserError, match=name):
+        load_run(path)
+    (path / name).unlink()
+    with pytest.raises(UserError, match=f"{name} cannot be read"):
+        load_run(path)
+
+
+def test_records_must_belong_to_the_config(tmp_path: Path) -> None:
+    stranger = generation(method="stranger", accepted=[1])
+    with pytest.raises(UserError, match="stranger on gsm8k"):
+        load_run(write_run(tmp_path / "a", [stranger], settings()))
+    twice = [generation(accepted=[1])] * 2
+    with pytest.raises(UserError, match="two generations"):
+        load_run(write_run(tmp_path / "b", twice, settings()))
+    (tmp_path / "a" / "config.json").write_text('{"run_id": "x"}')
+    with pytest.raises(UserError, match="lacks target, methods"):
+        load_run(tmp_path / "a")
+
+
+def test_a_failure_made_good_is_no_failure(tmp_path: Path) -> None:
+    good = generation(prompt_id="1", accepted=[1])
+    run = load_run(write_run(tmp_path / "run", [failure(), good], settings()))
+    assert run.failures == ()
+    assert run.generations == (good,)
+
+
+def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", records(), settings())
+    assert not load_run(path).torn
+    with (path / "records.jsonl").open("a") as file:
+        file.write('{"schema_version": 1, "kind": "gener')
+    run = load_run(path)
+    assert run.torn
+    assert len(run.generations) == 5
+    assert "cut off mid-write" in leaderboard_text([path])
+
+
+def test_unfinished_runs_say_so(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run", records()[:4], settings())
+    text = leaderboard_text([path])
+    assert "combined has no record yet for 2 of 2 conversations" in text
+
+
+def changed(field: str, value: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Config and environment with one fact changed."""
+    both = copy.deepcopy({"config": settings(), "environment": ENVIRONMENT})
+    *path, last = field.split(".")
+    place: Any = both
+    for name in path:
+        place = place[int(name)] if name.isdigit() else place[name]
+    place[last] = value
+    return both["config"], both["environment"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("config.target.model", "other"),
+        ("config.target.revision", "abc"),
+        ("config.target.weights_sha256", "abc"),
+        ("config.target.dtype", "float32"),
+        ("config.target.attn", "eager"),
+        ("config.target.device", "cuda"),
+        ("config.target.template_sha256", "abc"),
+        ("config.target.enable_thinking", True),
+        ("config.sampling.temperature", 1.0),
+        ("config.sampling.top_p", 0.9),
+        ("config.sampling.top_k", 50),
+        ("config.max_new_tokens", 256),
+        ("config.tasks.0.source.kind", "samples"),
+        ("config.tasks.0.source.digest", "abc"),
+        ("config.tasks.0.prompt_ids", ["0"]),
+        ("environment.hardware.gpu", "A100"),
+        ("environment.hardware.num_threads", 1),
+    ],
+)
+def test_runs_that_differ_are_never_ranked_together(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    first = load_run(write_run(tmp_path / "a", [], settings()))
+    facts, environment = changed(field, value)
+    second = load_run(write_run(tmp_path / "b", [], {**facts, "run_id": "b"}, environment))
+    assert len(comparable_groups([first, second])) == 2
+
+
+def test_runs_that_differ_in_drafters_share_a_table(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "a", records(), settings())
+    second = write_run(tmp_path / "b", records(), {**settings(), "run_id": "b"})
+    assert len(comparable_groups([load_run(first), load_run(second)])) == 1
+    assert "combined (b)" in leaderboard_text([first, second])
+    with pytest.raises(UserError, match="more than once"):
+        leaderboard_text([first, first])
+    with pytest.raises(UserError, match="at least one"):
+        leaderboard_text([])
+
+
+def test_chosen_acceptance_is_shown_and_not_ranked(tmp_path: Path) -> None:
+    made = [*records(), generation(method="synthetic", accepted=[7], decode_s=0.1)]
+    synthetic = drafter("synthetic", argument="1.0")
+    both = config(methods=[*BASELINES, drafter("combined"), synthetic])
+    text = leaderboard_text([write_run(tmp_path / "run", made, both)])
+    assert "Fastest drafter: combined" in text
+    assert "Acceptance of synthetic is chosen by hand (1.0)" in text
+
+
+class Page(HTMLParser):
+    """Checks nesting; gathers tags, attributes and the text of every table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+HOSTILE = "<b>x</b>|*[y](z)<script>alert(1)</script>"
+
+
+def hostile_run(path: Path, kind: str = "directory") -> Path:
+    """Markup in every name a run may carry."""
+    facts = config(
+        methods=[*BASELINES, drafter(HOSTILE, checkpoint={**training(), "path": HOSTILE})],
+        tasks=[{"task": "gsm8k", "source": source(kind), "prompt_ids": ["0", HOSTILE]}],
+    )
+    made: list[Record] = [
+        generation(method="ar_loop", accepted=[0] * 4, depth=0),
+        generation(method=HOSTILE, accepted=[3]),
+        failure(method=HOSTILE, prompt_id=HOSTILE, error=f"ValueError: {HOSTILE}"),
+    ]
+    environment = {**ENVIRONMENT, "argv": ["run", HOSTILE]}
+    return write_run(path, made, facts, environment)
+
+
+def test_html_is_well_formed_self_contained_and_escaped(tmp_path: Path) -> None:
+    _, path = write_leaderboard([hostile_run(tmp_path / "run")], tmp_path)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert "http:" not in text and "https:" not in text
+    assert not [tag for tag, _ in page.tags if tag in ("b", "link", "img", "iframe")]
+    assert not [attrs for _, attrs in page.tags if "src" in attrs]
+    assert all((attrs["href"] or "").startswith("#") for attrs in page.attributes("a"))
+    assert len(page.attributes("script")) == 1
+    assert HOSTILE in page.text
+
+
+def test_html_tables_are_accessible(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    _, path = write_leaderboard([run], tmp_path)
+    page = Page(path.read_text(encoding="utf-8"))
+    heads = page.attributes("th")
+    assert all(attrs.get("scope") in ("col", "colgroup", "row") for attrs in heads)
+    assert all(attrs.get("aria-sort") == "none" for attrs in heads if attrs["scope"] == "col")
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["aria-labelledby"] for attrs in page.attributes("table")} <= set(ids)
+    sortable = [attrs for attrs in page.attributes("button") if "data-column" in attrs]
+    assert len(sortable) == len([attrs for attrs in heads if attrs["scope"] == "col"])
+
+
+def test_markdown_names_stay_names(tmp_path: Path) -> None:
+    text = leaderboard_text([hostile_run(tmp_path / "run")])
+    assert "<b>" not in text and "<script>" not in text
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    plain = [line.replace("\\|", "") for line in table]
+    main = plain[: plain.index(next(line for line in plain if "k = 1" in line))]
+    assert len({line.count("|") for line in main}) == 1
+
+
+def test_samples_are_marked_in_every_table_of_numbers(tmp_path: Path) -> None:
+    run = hostile_run(tmp_path / "run", "samples")
+    markdown_path, html_path = write_leaderboard([run], tmp_path)
+    sections = markdown_path.read_text(encoding="utf-8").split("\n### ")[1:]
+    exempt = ("Checkpoints", "Failures", "Runs")
+    for section in sections:
+        marked = "samples: not the benchmark" in section
+        assert marked != section.startswith(exempt)
+    page = html_path.read_text(encoding="utf-8")
+    for figure in page.split("<figure>")[1:]:
+        title = figure.split("</h3>")[0].rpartition(">")[2]
+        assert ('class="badge"' in figure.split("</figcaption>")[0]) != title.startswith(exempt)
+    clean = write_leaderboard([hostile_run(tmp_path / "clean")], tmp_path / "clean")
+    for path in clean:
+        assert "samples: not the benchmark" not in path.read_text(encoding="utf-8")
+
+
+def test_same_records_same_bytes(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    first = [path.read_bytes() for path in write_leaderboard([run], tmp_path / "a")]
+    second = [path.read_bytes() for path in write_leaderboard([run], tmp_path / "b")]
+    assert first == second
+
+
+def test_an_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_leaderboard([run], tmp_path / "file")
+
+
+def test_a_leaderboard_needs_no_torch(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    script = f"""
+import sys
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "datasets"):
+            raise ImportError(f"{{name}} is not installed here")
+sys.meta_path.insert(0, Forbid())
+from pathlib import Path
+from reports.render import write_leaderboard
+print(*write_leaderboard([Path({str(run)!r})], Path({str(tmp_path)!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "leaderboard.html").is_file()
+
+
+def test_best_is_marked_and_shared_at_printed_precision() -> None:
+    def column_of(*values: float | None, best: Any = "high") -> list[bool]:
+        cells = [Row(cells=(Cell(text=formatting.ratio(v), value=v),)) for v in values]
+        return [row.cells[0].best for row in mark_best([Column(title="x", best=best)], cells)]
+
+    assert column_of(1.0, 2.0, None) == [False, True, False]
+    assert column_of(2.001, 2.004, 1.0) == [True, True, False]
+    assert column_of(3.0, 2.0, best="low") == [False, True]
+    assert column_of(1.0, None) == [False, False]
+    assert column_of(2.0, 2.0) == [False, False]
+    assert column_of(1.0, 2.0, best=None) == [False, False]
+
+
+@given(st.text(min_size=1, max_size=30))
+def test_any_text_keeps_a_markdown_table_whole(text: str) -> None:
+    grid = Table(
+        title="",
+        note="",
+        columns=(Column(title=text, kind="label"), Column(title="n")),
+        rows=(Row(cells=(Cell(text=text), Cell(text="1", value=1))),),
+    )
+    lines = markdown.table(grid).split("\n")
+    assert len(lines) == 3
+    assert "<" not in lines[0]
+    unescaped = lines[2].replace("\\\\", "").replace("\\|", "")
+    assert unescaped.count("|") == 3
+
+
+def test_blanks_and_numbers_are_formatted_in_one_way() -> None:
+    blank = formatting.BLANK
+    shown = (formatting.ratio, formatting.times, formatting.rate, formatting.gibibytes)
+    assert {rule(None) for rule in shown} == {blank}
+    assert formatting.times(0.0) == "0.00×"
+    assert formatting.rate(1234.5) == "1,234" and formatting.rate(12.34) == "12.3"
+    assert formatting.gibibytes(3 * 2**30) == "3.00"
+    assert formatting.number(float("inf")) == "∞" and formatting.number(0.3) == "0.3"
+    assert formatting.sampling({"temperature": 0.7, "top_p": 0.9, "top_k": 20}) == (
+        "temperature 0.7, top-p 0.9, top-k 20"
+    )
+    dirty = {"commit": "a" * 40, "dirty": True}
+    assert formatting.commit(dirty) == "aaaaaaaaaaaa + uncommitted changes"
+    assert formatting.commit({"commit": None, "dirty": None}) == "unknown"
