@@ -8,7 +8,8 @@ from typing import Any
 
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
-from reports.leaderboard import Comparison
+from reports.leaderboard import Comparison, is_oracle
+from reports.run import Run
 from reports.tables import OVERALL
 
 _Score = Mapping[str, Any]
@@ -116,8 +117,14 @@ def _rate_table(group: Comparison, key: str, title: str, note: str) -> Table:
     depths = range(1, int(group.positions["k"].max()) + 1)
     columns = (Column(title="Drafter", kind="label"), *_depth_columns(depths, "high"))
     rows = [
-        Row(cells=(label, *(_heat_cell(values[key].get(k)) for k in depths)))
-        for label, values in _positions(group)
+        Row(
+            cells=(
+                group.label(run, item["method"]),
+                *(_heat_cell(rates[key].get(k)) for k in depths),
+            ),
+            oracle=is_oracle(item),
+        )
+        for run, item, rates in _positions(group)
     ]
     return Table(
         title=title,
@@ -131,11 +138,11 @@ def _rate_table(group: Comparison, key: str, title: str, note: str) -> Table:
 def _histogram_table(group: Comparison) -> Table:
     depths = range(int(group.positions["k"].max()) + 1)
     rows = []
-    for label, values in _positions(group):
+    for run, item, values in _positions(group):
         bars = tuple(values["share"].values())
         num_rounds = sum(values["num_rounds"].values())
         cells = (
-            label,
+            group.label(run, item["method"]),
             Cell(text=form.sparkline(bars), bars=bars),
             Cell(text=form.count(num_rounds), value=num_rounds),
             *(_heat_cell(values["share"].get(k)) for k in depths),
@@ -163,15 +170,17 @@ def _depth_columns(depths: range, best: Any) -> list[Column]:
     ]
 
 
-def _positions(group: Comparison) -> list[tuple[Cell, dict[str, dict[int, float]]]]:
-    """For each method that drafted: its label, and column → k → value."""
+def _positions(
+    group: Comparison,
+) -> list[tuple[Run, Mapping[str, Any], dict[str, dict[int, float]]]]:
+    """For each method that drafted: its run, its facts, and column → k → value."""
     found = []
     frame = group.positions
     for run, item in group.ranked():
         own = frame[(frame["run_id"] == run.run_id) & (frame["method"] == item["method"])]
         if not own.empty:
             values = own.drop(columns=["run_id", "method"]).set_index("k").to_dict()
-            found.append((group.label(run, item["method"]), values))
+            found.append((run, item, values))
     return found
 
 

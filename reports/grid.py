@@ -49,6 +49,8 @@ class Row:
     cells: tuple[Cell, ...]
     muted: bool = False
     """Set apart: a baseline."""
+    oracle: bool = False
+    """Never marked best: its acceptance was chosen by hand."""
     total: bool = False
     """Sums up the rows before it."""
 
@@ -83,7 +85,11 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]
     """
     chosen: list[str | None] = []
     for index, column in enumerate(columns):
-        cells = [row.cells[index] for row in rows if row.cells[index].value is not None]
+        cells = [
+            row.cells[index]
+            for row in rows
+            if row.cells[index].value is not None and not row.oracle
+        ]
         if column.best is None or len({cell.text for cell in cells}) < 2:
             chosen.append(None)
             continue
@@ -93,7 +99,7 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]
         replace(
             row,
             cells=tuple(
-                replace(cell, best=best is not None and cell.text == best)
+                replace(cell, best=cell.text == best and not row.oracle)
                 for cell, best in zip(row.cells, chosen, strict=True)
             ),
         )

@@ -80,8 +80,13 @@ class Comparison:
 
 
 def _competes(item: Mapping[str, Any]) -> bool:
-    """Whether a method is ranked: baselines are not, nor is acceptance chosen by hand."""
-    return bool(item["kind"] == "drafter" and item["drafter"] != "synthetic")
+    """Whether a method is ranked: baselines and oracles are not."""
+    return item["kind"] == "drafter" and not is_oracle(item)
+
+
+def is_oracle(item: Mapping[str, Any]) -> bool:
+    """Whether a method's acceptance is chosen by hand: an upper bound, not a drafter."""
+    return bool(item.get("drafter") == "synthetic")
 
 
 def main_table(group: Comparison) -> Table:
@@ -103,6 +108,7 @@ def main_table(group: Comparison) -> Table:
                     *_value_cells(scores, tasks),
                 ),
                 muted=not _competes(item),
+                oracle=is_oracle(item),
             )
         )
     return Table(
@@ -242,7 +248,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
             )
         if failed:
             found.append(f"failures of {method}: {failed}; listed below, part of no number.")
-        if item.get("drafter") == "synthetic":
+        if is_oracle(item):
             found.append(
                 f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "
                 "an upper bound, not a drafter, and not ranked."

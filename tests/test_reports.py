@@ -253,6 +253,7 @@ def test_chosen_acceptance_is_shown_and_not_ranked(tmp_path: Path) -> None:
     both = config(methods=[*BASELINES, drafter("combined"), synthetic])
     text = leaderboard_text([write_run(tmp_path / "run", made, both)])
     assert "Fastest drafter: combined" in text
+    assert "**8.00**" not in text and "**3.33**" in text
     assert "Acceptance of synthetic is chosen by hand (1.0)" in text
 
 
