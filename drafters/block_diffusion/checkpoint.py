@@ -1,0 +1,295 @@
+"""Drafter checkpoints in the DFlash layout: config.json, model.safetensors, training.json.
+
+Published DFlash drafters load here, and what is written here loads in engines that serve DFlash.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
+from harness.errors import UserError
+from harness.user_cache import user_cache
+from targets.base import Target
+from targets.digest import weights_digest
+
+OWN = Path(__file__).resolve().parent.parent / "checkpoints"
+"""Drafters shipped with the project, ``<target>/<name>``."""
+
+_COPIED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "rms_norm_eps",
+    "vocab_size",
+    "max_position_embeddings",
+    "num_target_layers",
+)
+
+
+class MissingCheckpoint(UserError):
+    """No drafter of this name has been trained for the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A drafter read from disk.
+
+    Attributes:
+        model: in eval mode, on the CPU, in the dtype of the file.
+        training: content of ``training.json``; None for a foreign checkpoint.
+        location: path or hub id, as it was asked for.
+        revision: resolved hub commit, None for a directory.
+        weights_sha256: digest of the weight files.
+    """
+
+    model: BlockDiffusionModel
+    training: dict[str, Any] | None
+    location: str
+    revision: str | None
+    weights_sha256: str
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-ready facts for the record of a run."""
+        training = self.training or {}
+        return {
+            "path": self.location,
+            "revision": self.revision,
+            "weights_sha256": self.weights_sha256,
+            "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "objective": training.get("objective"),
+            "training": self.training,
+        }
+
+
+def slug(target_name: str) -> str:
+    """A target's name as a directory name."""
+    return target_name.strip("/").replace("/", "--")
+
+
+def user_directory(target_name: str, drafter_name: str) -> Path:
+    """Where ``harness train`` puts a drafter unless told otherwise."""
+    return user_cache() / "drafters" / slug(target_name) / drafter_name
+
+
+def find(drafter_name: str, argument: str | None, target_name: str) -> str:
+    """Location of a drafter: the path or hub id given, the user cache, the project's own.
+
+    Raises:
+        MissingCheckpoint: none was given and none is found; the message holds the command.
+    """
+    if argument is not None:
+        return argument
+    for directory in (
+        user_directory(target_name, drafter_name),
+        OWN / slug(target_name) / drafter_name,
+    ):
+        if (directory / "config.json").is_file():
+            return str(directory)
+    if drafter_name == "dflash":
+        raise UserError("dflash needs a checkpoint: --drafter dflash=PATH or dflash=OWNER/NAME.")
+    raise MissingCheckpoint(
+        f"no {drafter_name} drafter has been trained for target {target_name}; run "
+        f"`python -m harness train --drafter {drafter_name} --target {target_name}`, "
+        "or add --train-if-missing."
+    )
+
+
+def load(location: str, target: Target, revision: str | None = None) -> Checkpoint:
+    """Read a drafter from a directory or the hub, and check that it was made for ``target``.
+
+    Raises:
+        UserError: it is not there, truncated, of another architecture, or for another target.
+    """
+    directory = Path(location)
+    resolved = None
+    if not directory.is_dir():
+        directory, resolved = _download(location, revision)
+    body = _read_json(directory / "config.json")
+    config = config_from_json(body, str(directory))
+    check_target(config, target, location)
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
+    state: dict[str, torch.Tensor] = {}
+    try:
+        for file in files:
+            state.update(load_file(file))
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"drafter weights in {directory} cannot be read ({error}); the file is truncated or "
+            "broken, fetch or train it again."
+        ) from error
+    with torch.device("meta"):
+        model = BlockDiffusionModel(config)
+    expected = model.state_dict()
+    wrong = sorted(set(expected) ^ set(state))
+    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    if wrong:
+        raise UserError(
+            f"drafter weights in {directory} do not match its config.json (first: {wrong[0]}); "
+            "this is not a DFlash checkpoint that this version can load."
+        )
+    # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
+    model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
+    model.load_state_dict(state)
+    training = directory / "training.json"
+    return Checkpoint(
+        model.eval().requires_grad_(False),
+        _read_json(training) if training.is_file() else None,
+        location,
+        resolved,
+        weights_digest(files),
+    )
+
+
+def check_target(config: DrafterConfig, target: Target, location: str) -> None:
+    """Refuse a drafter whose shapes show that it belongs to another target.
+
+    Raises:
+        UserError: a width, depth or vocabulary differs.
+    """
+    for name, ours, theirs in (
+        ("hidden size", config.hidden_size, target.hidden_size),
+        ("number of target layers", config.num_target_layers, target.num_layers),
+        ("vocabulary size", config.vocab_size, target.vocab_size),
+    ):
+        if ours != theirs:
+            raise UserError(
+                f"drafter {location} was made for another target: its {name} is {ours}, that of "
+                f"{target.name} is {theirs}; choose the drafter of this target."
+            )
+
+
+def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) -> None:
+    """Write a checkpoint beside ``directory`` and move it there whole."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        state = {
+            key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
+        }
+        dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+        save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
+        _write_json(scratch / "config.json", config_to_json(model.config, dtype))
+        _write_json(scratch / "training.json", training)
+        scratch.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def config_to_json(config: DrafterConfig, dtype: str) -> dict[str, Any]:
+    """The DFlash ``config.json`` of a drafter."""
+    fields = dataclasses.asdict(config)
+    rope = dict(config.rope_parameters)
+    return {
+        "architectures": ["DFlashDraftModel"],
+        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
+        "model_type": "qwen3",
+        "dtype": dtype,
+        **{name: fields[name] for name in _COPIED},
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "layer_types": ["full_attention"] * config.num_hidden_layers,
+        "tie_word_embeddings": False,
+        "rope_parameters": rope,
+        "rope_theta": rope.get("rope_theta"),
+        "block_size": config.block_size,
+        "dflash_config": {
+            "mask_token_id": config.mask_token_id,
+            "target_layer_ids": list(config.target_layer_ids),
+        },
+    }
+
+
+def config_from_json(body: dict[str, Any], where: str) -> DrafterConfig:
+    """The drafter described by a DFlash ``config.json``.
+
+    Raises:
+        UserError: a field is missing, or asks for what plain DFlash does not have.
+    """
+    dflash = body.get("dflash_config") or {}
+    merged = {**body, **dflash}
+    layer_types = body.get("layer_types") or []
+    foreign = [
+        name
+        for name, present in (
+            ("DFlash 2 (selector_rank, conv_kernel_size)", "selector_rank" in merged),
+            ("attention_bias", bool(body.get("attention_bias"))),
+            ("is_causal", bool(merged.get("is_causal"))),
+            ("sliding_attention layers", "sliding_attention" in layer_types),
+            (f"hidden_act {body.get('hidden_act')}", body.get("hidden_act", "silu") != "silu"),
+        )
+        if present
+    ]
+    if foreign:
+        raise UserError(f"drafter {where} uses {foreign[0]}, which this version cannot run.")
+    rope = body.get("rope_parameters") or {
+        "rope_type": "default",
+        **(body.get("rope_scaling") or {}),
+        "rope_theta": body.get("rope_theta"),
+    }
+    try:
+        return DrafterConfig(
+            **{name: body[name] for name in _COPIED},
+            rope_parameters=rope,
+            block_size=merged["block_size"],
+            mask_token_id=merged["mask_token_id"],
+            target_layer_ids=tuple(merged["target_layer_ids"]),
+            input_embedding_scale=merged.get("input_embedding_scale", 1.0),
+            output_multiplier=merged.get("output_multiplier", 1.0),
+            final_logit_softcapping=merged.get("final_logit_softcapping"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{where}/config.json is not a DFlash config ({error}).") from error
+
+
+def _download(location: str, revision: str | None) -> tuple[Path, str | None]:
+    if location.count("/") != 1 or location.startswith((".", "/", "~")):
+        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(
+            location, revision=revision, allow_patterns=["*.json", "*.safetensors"]
+        )
+    except Exception as error:
+        raise UserError(
+            f"drafter {location} is neither a directory nor to be had from the hub "
+            f"({type(error).__name__}); check the name and the network, or give a directory."
+        ) from error
+    return Path(path), Path(path).name
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); this is no drafter checkpoint."
+        ) from error
+    if not isinstance(body, dict):
+        raise UserError(f"{path} does not hold a JSON object; this is no drafter checkpoint.")
+    return body
+
+
+def _write_json(path: Path, body: dict[str, Any]) -> None:
+    path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

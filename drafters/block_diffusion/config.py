@@ -1,0 +1,68 @@
+"""Settings of a training run; importing this needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """What ``harness train`` is told: the architecture, data order and budget of every variant."""
+
+    drafter: str = "combined"
+    """One objective's name, several separated by commas, or ``all``."""
+    target: str = "smollm2"
+    """Target to train for: a name in the table, a local directory or a hub id."""
+    data: Path | None = None
+    """JSONL file or directory of prompts, or of responses already generated (``response_ids``)."""
+    output_dir: Path | None = None
+    """Where checkpoints go, one directory a variant; default: the user cache."""
+    steps: int = 1000
+    """Optimiser steps."""
+    seed: int = 0
+    """Seed of initial weights, data order and anchors, the same for every variant."""
+    batch_size: int = 8
+    """Sequences a step."""
+    num_anchors: int = 32
+    """Random anchors (blocks) drawn from each sequence at a step."""
+    block_size: int = 8
+    """Tokens of a block, the anchor included."""
+    num_layers: int = 2
+    """Layers of the drafter."""
+    num_features: int = 5
+    """Target layers whose outputs the drafter reads."""
+    learning_rate: float = 2e-3
+    """Peak learning rate (AdamW, linear warm-up, cosine)."""
+    warmup_fraction: float = 0.04
+    """Share of the steps spent warming up."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm is clipped to this."""
+    train_vocab_size: int = 8192
+    """Softmax over the most frequent response tokens only, in training; 0 takes all.
+    Drafting always uses the whole vocabulary."""
+    max_prompts: int | None = None
+    """Use only so many prompts, in a stable pseudo-random order."""
+    max_new_tokens: int = 224
+    """Length limit of the responses that are generated here."""
+    held_back: float = 0.02
+    """Share of prompts never trained on; training-time accepted length is measured on them."""
+    dtype: str = "bfloat16"
+    """Compute type; master weights and optimiser state are float32."""
+    device: str = "auto"
+    """``cpu``, ``cuda`` or ``auto``."""
+    revision: str | None = None
+    """Hub revision of the target."""
+    save_every: int = 100
+    """Steps between resumable snapshots."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "num_anchors", "num_layers", "num_features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.block_size < 2:
+            raise ValueError(f"block_size must be at least 2, not {self.block_size}")
+        if not 0 < self.held_back < 1:
+            raise ValueError(f"held_back must lie between 0 and 1, not {self.held_back}")
+        if self.train_vocab_size < 0:
+            raise ValueError("train_vocab_size must be at least 0")

@@ -1,0 +1,139 @@
+"""A training corpus for one target: sequences, the held-back split, features, frequent tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm import tqdm
+
+from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.data import (
+    PromptRow,
+    TrainingSequence,
+    corpus_digest,
+    frequent_tokens,
+    in_stable_order,
+    is_held_back,
+    read_prompts,
+)
+from drafters.block_diffusion.features import FeatureStore, build_store
+from drafters.block_diffusion.responses import GreedyGenerator, build_sequences
+from harness.errors import UserError
+from harness.user_cache import user_cache
+from targets.transformers_lm import TransformersTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """Everything the variants share.
+
+    Attributes:
+        sequences: all of them; features are indexed alike.
+        train: indices trained on.
+        held_back: indices kept out.
+        features: the target's, of every sequence.
+        scale: ``[F]`` float32, typical magnitude of each feature.
+        vocabulary: ``[V']`` ids of the softmax in training, ascending.
+        coverage: share of response tokens inside ``vocabulary``.
+        digest: of all token ids.
+        name: file or directory name of the prompts.
+    """
+
+    sequences: list[TrainingSequence]
+    train: list[int]
+    held_back: list[int]
+    features: FeatureStore
+    scale: torch.Tensor
+    vocabulary: torch.Tensor
+    coverage: float
+    digest: str
+    name: str
+
+
+def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequence[int]) -> Corpus:
+    """Read prompts, complete responses and features; all of it cached and resumable.
+
+    Raises:
+        UserError: no prompts, too few of them, or responses of another tokenizer.
+    """
+    if config.data is None:
+        raise UserError(
+            "name the training prompts: --data FILE or --data DIRECTORY (JSONL rows with "
+            "`prompt`, `instruction`, `question` or `text`)."
+        )
+    rows = in_stable_order(read_prompts(config.data))[: config.max_prompts]
+    weights = str(target.describe()["weights_sha256"])
+    sequences, kept = _sequences(config, target, rows, weights)
+    held = [i for i, row in enumerate(kept) if is_held_back(row, config.held_back)]
+    if not held:
+        held = [0]
+    train = sorted(set(range(len(kept))) - set(held))
+    if not train:
+        raise UserError(f"{config.data} holds too few prompts to train on ({len(kept)}).")
+    digest = corpus_digest(sequences)
+    features = _features(target, sequences, layers, weights, digest)
+    size = config.train_vocab_size or target.vocab_size
+    vocabulary, coverage = frequent_tokens([sequences[i] for i in train], size)
+    return Corpus(
+        sequences,
+        train,
+        held,
+        features,
+        features.scale(),
+        torch.from_numpy(vocabulary),
+        coverage,
+        digest,
+        config.data.name,
+    )
+
+
+def _sequences(
+    config: TrainConfig, target: TransformersTarget, rows: Sequence[PromptRow], weights: str
+) -> tuple[list[TrainingSequence], list[PromptRow]]:
+    cache = user_cache() / "responses" / f"{weights[:16]}-{config.max_new_tokens}.jsonl"
+    with tqdm(desc="responses", unit="prompt", disable=None, leave=False) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        generator = GreedyGenerator(target, config.max_new_tokens)
+        built = build_sequences(rows, target, generator, cache, progress)
+    sequences, kept = [], []
+    for row, sequence in zip(rows, built, strict=True):
+        if max(sequence.ids) >= target.vocab_size:
+            raise UserError(
+                f"{config.data} holds responses of another tokenizer (token {max(sequence.ids)}, "
+                f"{target.name} has {target.vocab_size}); remove response_ids or change the target."
+            )
+        if sequence.num_anchors > 0 and len(sequence.ids) <= target.max_context:
+            sequences.append(sequence)
+            kept.append(row)
+    return sequences, kept
+
+
+def _features(
+    target: TransformersTarget,
+    sequences: Sequence[TrainingSequence],
+    layers: Sequence[int],
+    weights: str,
+    digest: str,
+) -> FeatureStore:
+    name = hashlib.sha256(f"{weights} {list(layers)} {digest} {target.dtype}".encode()).hexdigest()
+
+    def compute(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return target.features_of(ids.to(target.device), mask.to(target.device), layers)
+
+    with tqdm(
+        total=len(sequences), desc="features", unit="sequence", disable=None, leave=False
+    ) as bar:
+        return build_store(
+            user_cache() / "features" / name[:32],
+            [sequence.ids for sequence in sequences],
+            len(layers) * target.hidden_size,
+            compute,
+            progress=lambda done: bar.update(done - bar.n),
+        )

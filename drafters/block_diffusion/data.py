@@ -1,0 +1,190 @@
+"""Training sequences: prompt and response ids, a stable split, a stable order, random anchors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from harness.errors import UserError
+
+Ints = npt.NDArray[np.int64]
+
+PROMPT_KEYS = ("prompt", "instruction", "question", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """One training prompt, with the response where it was already generated."""
+
+    prompt: str
+    response_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSequence:
+    """Token ids of one conversation; the response starts at ``start``."""
+
+    ids: tuple[int, ...]
+    start: int
+
+    @property
+    def num_anchors(self) -> int:
+        """Positions that can be an anchor: a response token followed by another."""
+        return max(0, len(self.ids) - 1 - self.start)
+
+
+def read_prompts(path: Path) -> list[PromptRow]:
+    """Distinct prompts of a JSONL file, or of every one in a directory.
+
+    A row gives its prompt as ``prompt``, ``instruction`` (with ``input``), ``question`` or
+    ``text``, and may give ``response_ids``. Where a prompt is met again, a row with a response
+    wins, else the first.
+
+    Raises:
+        UserError: nothing to read, or a malformed line.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"{path} holds no .jsonl file; give a file or directory of prompts.")
+    rows: dict[str, PromptRow] = {}
+    for file in files:
+        for row in _rows(file):
+            if row.prompt not in rows or rows[row.prompt].response_ids is None:
+                rows[row.prompt] = row
+    if not rows:
+        raise UserError(f"{path} holds no prompt.")
+    return list(rows.values())
+
+
+def _rows(file: Path) -> Iterator[PromptRow]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"training data {file} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            body = json.loads(line)
+            yield _parse(body)
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f"{file}, line {number} is not a training prompt ({error}); expected a JSON object "
+                f"with one of {', '.join(PROMPT_KEYS)}."
+            ) from error
+
+
+def _parse(body: dict[str, Any]) -> PromptRow:
+    key = next((key for key in PROMPT_KEYS if isinstance(body.get(key), str)), None)
+    if key is None:
+        raise KeyError("no prompt")
+    prompt = body[key]
+    if key == "instruction" and body.get("input"):
+        prompt = f"{prompt}\n\nInput:\n{body['input']}"
+    ids = body.get("response_ids")
+    return PromptRow(prompt, None if ids is None else tuple(int(i) for i in ids))
+
+
+def in_stable_order(rows: Sequence[PromptRow]) -> list[PromptRow]:
+    """Rows sorted by a hash of the prompt, so that any prefix is a fair and stable sample."""
+    return sorted(rows, key=lambda row: _hash(row.prompt))
+
+
+def is_held_back(row: PromptRow, share: float) -> bool:
+    """Whether a prompt is kept out of training; depends on the prompt alone."""
+    return int(_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
+
+
+def corpus_digest(sequences: Sequence[TrainingSequence]) -> str:
+    """SHA-256 of all token ids in order."""
+    digest = hashlib.sha256()
+    for sequence in sequences:
+        digest.update(np.asarray([sequence.start, *sequence.ids], np.int64).tobytes())
+    return digest.hexdigest()
+
+
+def frequent_tokens(sequences: Sequence[TrainingSequence], size: int) -> tuple[Ints, float]:
+    """The ``size`` most frequent response tokens, ascending, and the share of text they cover."""
+    counts: Counter[int] = Counter()
+    for sequence in sequences:
+        counts.update(sequence.ids[sequence.start :])
+    # Ties are broken by id: the vocabulary must not depend on reading order.
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:size]
+    covered = sum(count for _, count in ranked) / max(1, counts.total())
+    return np.array(sorted(token for token, _ in ranked), np.int64), covered
+
+
+def batches(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[Ints]:
+    """Endless batches of sequence numbers: each epoch a permutation, similar lengths together.
+
+    Lengths are sorted within windows of 32 batches only, so padding stays small and order random.
+    """
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(lengths))
+        window = 32 * batch_size
+        chosen = []
+        for start in range(0, len(order), window):
+            part = sorted(order[start : start + window], key=lambda i: lengths[i])
+            chosen += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        for index in rng.permutation(len(chosen)):
+            yield np.array(chosen[index], np.int64)
+        epoch += 1
+
+
+def draw_anchors(sequence: TrainingSequence, count: int, rng: np.random.Generator) -> Ints:
+    """At most ``count`` distinct anchors, ascending."""
+    available = sequence.num_anchors
+    picked = rng.choice(available, size=min(count, available), replace=False)
+    anchors: Ints = np.sort(picked) + sequence.start
+    return anchors
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks of one batch.
+
+    Attributes:
+        anchors: ``[B, N]`` positions; unused blocks repeat the sequence's first anchor.
+        tokens: ``[B, N]`` ids at the anchors.
+        labels: ``[B, N, K − 1]`` ids at anchor + k; 0 where not valid.
+        valid: ``[B, N, K − 1]`` bool.
+    """
+
+    anchors: torch.Tensor
+    tokens: torch.Tensor
+    labels: torch.Tensor
+    valid: torch.Tensor
+
+
+def make_blocks(
+    sequences: Sequence[TrainingSequence], anchors: Sequence[Ints], num_blocks: int, block_size: int
+) -> Blocks:
+    """Labels of the blocks that start at ``anchors``, padded to ``num_blocks`` a sequence."""
+    batch = len(sequences)
+    position = np.zeros((batch, num_blocks), np.int64)
+    tokens = np.zeros((batch, num_blocks), np.int64)
+    labels = np.zeros((batch, num_blocks, block_size - 1), np.int64)
+    valid = np.zeros((batch, num_blocks, block_size - 1), bool)
+    for row, (sequence, chosen) in enumerate(zip(sequences, anchors, strict=True)):
+        ids = np.asarray(sequence.ids, np.int64)
+        position[row] = chosen[0]
+        position[row, : len(chosen)] = chosen
+        tokens[row] = ids[position[row]]
+        at = chosen[:, None] + np.arange(1, block_size)
+        inside = at < len(ids)
+        labels[row, : len(chosen)] = np.where(inside, ids[np.minimum(at, len(ids) - 1)], 0)
+        valid[row, : len(chosen)] = inside
+    return Blocks(*(torch.from_numpy(x) for x in (position, tokens, labels, valid)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,69 @@
+"""Log-probability of labels under a frozen LM head; the backward pass forms no logits again.
+
+The head dominates a training step on small drafters: one matrix product and one fused softmax
+forward, one in-place update and one matrix product backward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class _LabelLogProb(torch.autograd.Function):
+    """``log softmax(h Wᵀ)[label]`` for every row; the gradient reaches h only."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        log_ps, corrects, kept = [], [], []
+        for h, label in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+            logits = h @ weight.T
+            at_label = logits.gather(1, label[:, None])
+            corrects.append(at_label[:, 0] >= logits.amax(1))
+            probs = logits.softmax(-1)
+            wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            # Through logits where p underflows would need another pass; such rows are hopeless.
+            p = probs.gather(1, label[:, None])[:, 0].to(wide)
+            log_ps.append(p.clamp_min(torch.finfo(wide).tiny).log())
+            kept.append(probs)
+        ctx.save_for_backward(weight, labels, *kept)
+        ctx.chunk = chunk
+        correct = torch.cat(corrects)
+        ctx.mark_non_differentiable(correct)
+        return torch.cat(log_ps), correct
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        weight, labels, *kept = ctx.saved_tensors
+        parts = []
+        for g, label, probs in zip(
+            grads[0].split(ctx.chunk), labels.split(ctx.chunk), kept, strict=True
+        ):
+            # d log p_label / d logits = onehot − p. Saved probabilities serve this one pass.
+            scale = g.to(probs.dtype)[:, None]
+            d_logits = probs.mul_(-scale)
+            d_logits.scatter_add_(1, label[:, None], scale)
+            parts.append(d_logits @ weight)
+        return torch.cat(parts), None, None, None
+
+
+def label_log_prob(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = 2048
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probability of each label, and whether it is the argmax.
+
+    Args:
+        hidden: ``[M, D]``, with gradient.
+        weight: ``[V, D]``, frozen rows of the LM head.
+        labels: ``[M]`` int64 in ``[0, V)``.
+        chunk: rows worked on at a time.
+
+    Returns:
+        ``[M]`` float32 (float64 for float64 input) and ``[M]`` bool. Ties count as correct.
+    """
+    if hidden.shape[0] == 0:
+        return hidden.new_zeros(0, dtype=torch.float32), labels.bool()
+    return _LabelLogProb.apply(hidden, weight, labels, chunk)

@@ -1,0 +1,263 @@
+"""The block-diffusion drafter network (DFlash, arXiv 2602.06036, App. A.3).
+
+Features of the target's verified prefix become context keys and values in every layer; one pass
+fills a block that starts with a clean token and goes on in masks. Embedding and LM head are the
+target's own and are not part of this module.
+
+Shapes: B sequences, N blocks a sequence, K block size, S context rows, T block rows, D hidden,
+F features, H query heads, G key/value heads, E head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrafterConfig:
+    """Shape of a drafter, in the words of the DFlash ``config.json``."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    vocab_size: int
+    max_position_embeddings: int
+    rope_parameters: dict[str, Any]
+    """As in transformers 5: ``rope_type``, ``rope_theta`` and what the type needs."""
+    block_size: int
+    mask_token_id: int
+    target_layer_ids: tuple[int, ...]
+    """0-based layers of the target whose outputs are read."""
+    num_target_layers: int
+    input_embedding_scale: float = 1.0
+    output_multiplier: float = 1.0
+    final_logit_softcapping: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_size < 2:
+            raise ValueError(f"block_size must be at least 2, not {self.block_size}")
+        layers = self.target_layer_ids
+        if not layers or list(layers) != sorted(set(layers)):
+            raise ValueError(f"target_layer_ids must be distinct and ascending, not {layers}")
+        if not 0 <= layers[0] <= layers[-1] < self.num_target_layers - 1:
+            # The library's last hidden state is taken after the final norm.
+            raise ValueError(f"target_layer_ids {layers} must lie below the target's last layer")
+
+
+def build_target_layer_ids(num_target_layers: int, num_features: int) -> tuple[int, ...]:
+    """DFlash's choice of layers: evenly spaced from the second to the third-to-last."""
+    if num_features == 1:
+        return (num_target_layers // 2,)
+    span = num_target_layers - 4
+    return tuple(round(1 + i * span / (num_features - 1)) for i in range(num_features))
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis, computed in float32 at least."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``[..., size]``."""
+        wide = x if x.dtype == torch.float64 else x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class Rope(nn.Module):
+    """Rotary embedding of absolute positions, by transformers' own tables."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        from transformers import Qwen3Config
+        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
+
+        self.rotary = Qwen3RotaryEmbedding(
+            Qwen3Config(
+                hidden_size=config.hidden_size,
+                num_attention_heads=config.num_attention_heads,
+                head_dim=config.head_dim,
+                max_position_embeddings=config.max_position_embeddings,
+                rope_parameters=dict(config.rope_parameters),
+            )
+        )
+
+    def forward(
+        self, positions: torch.Tensor, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and sine ``[B, 1, L, E]`` of positions ``[B, L]`` in the dtype of ``like``."""
+        cos, sin = self.rotary(like, positions)
+        return cos.unsqueeze(1), sin.unsqueeze(1)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Apply rotary embedding to ``[B, heads, L, E]``."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Queries from the block; keys and values from context and block, by the same projections."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        width, head = config.hidden_size, config.head_dim
+        self.head_dim = head
+        self.q_proj = nn.Linear(width, config.num_attention_heads * head, bias=False)
+        self.k_proj = nn.Linear(width, config.num_key_value_heads * head, bias=False)
+        self.v_proj = nn.Linear(width, config.num_key_value_heads * head, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * head, width, bias=False)
+        self.q_norm = RMSNorm(head, config.rms_norm_eps)
+        self.k_norm = RMSNorm(head, config.rms_norm_eps)
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (-1, self.head_dim))
+
+    def queries(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """``[B, T, D]`` to ``[B, H, T, E]``."""
+        q = self.q_norm(self._heads(self.q_proj(x))).transpose(1, 2)
+        return rotate(q, cos, sin)
+
+    def keys_values(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """``[B, L, D]`` of context or block to keys and values ``[B, G, L, E]``."""
+        k = self.k_norm(self._heads(self.k_proj(x))).transpose(1, 2)
+        return rotate(k, cos, sin), self._heads(self.v_proj(x)).transpose(1, 2)
+
+    def attend_cached(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """One block sees everything: ``[B, H, T, E]`` over ``[B, G, L, E]`` to ``[B, T, D]``."""
+        out = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def attend_blocks(
+        self,
+        q: torch.Tensor,
+        context: tuple[torch.Tensor, torch.Tensor],
+        block: tuple[torch.Tensor, torch.Tensor],
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
+        """Many blocks at once, each over its own context and itself.
+
+        Scores against other blocks are never formed: the cost is N·K·(S + K), not N·K·(S + N·K).
+
+        Args:
+            q: ``[B, H, N·K, E]``.
+            context: keys and values ``[B, G, S, E]``.
+            block: keys and values ``[B, G, N·K, E]``.
+            hidden: ``[B, N, S]`` bool, True where block n must not see a context row.
+        """
+        batch, heads, rows, head = q.shape
+        groups, num_blocks = context[0].shape[1], hidden.shape[1]
+        size, share = rows // num_blocks, heads // groups
+        q = (q * head**-0.5).view(batch, groups, share, num_blocks, size, head)
+        far = q.flatten(2, 4) @ context[0].transpose(-1, -2)
+        far = far.view(batch, groups, share, num_blocks, size, -1)
+        far = far.masked_fill(hidden[:, None, None, :, None, :], float("-inf"))
+        near_k, near_v = (x.unflatten(2, (num_blocks, size)) for x in block)
+        # Rows of one block over all heads of a group: [B, G, N, share·K, E].
+        by_block = q.transpose(2, 3).flatten(3, 4)
+        near = (by_block @ near_k.transpose(-1, -2)).unflatten(3, (share, size)).transpose(2, 3)
+        weights = torch.cat((far, near), dim=-1).softmax(-1)
+        far, near = weights.split((far.shape[-1], size), dim=-1)
+        out = (far.flatten(2, 4) @ context[1]).view(batch, groups, share, num_blocks, size, head)
+        local = (near.transpose(2, 3).flatten(3, 4) @ near_v).unflatten(3, (share, size))
+        out = out + local.transpose(2, 3)
+        return self.o_proj(out.reshape(batch, heads, rows, head).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map ``[..., D]`` to itself."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One drafter layer."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Add the attention's output and the MLP to the residual stream."""
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class BlockDiffusionModel(nn.Module):
+    """Draft network; parameter names are those of the DFlash checkpoints."""
+
+    def __init__(self, config: DrafterConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.hidden_size
+        self.fc = nn.Linear(len(config.target_layer_ids) * width, width, bias=False)
+        self.hidden_norm = RMSNorm(width, config.rms_norm_eps)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(width, config.rms_norm_eps)
+        self.rope = Rope(config)
+
+    def stack(self) -> list[Layer]:
+        """The layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def context(self, features: torch.Tensor) -> torch.Tensor:
+        """Context rows ``[B, S, D]`` of target features ``[B, S, F]``."""
+        return self.hidden_norm(self.fc(features))
+
+    def forward(
+        self, noise: torch.Tensor, features: torch.Tensor, anchors: torch.Tensor
+    ) -> torch.Tensor:
+        """Outputs ``[B, N, K, D]`` of many blocks in one pass, for training.
+
+        Args:
+            noise: ``[B, N, K, D]`` embeddings: the anchor's token, then masks.
+            features: ``[B, S, F]``, row i is the target's features of token i.
+            anchors: ``[B, N]``, position of each block's first token. Block n sees the context
+                rows strictly before its anchor, and itself in both directions.
+        """
+        batch, num_blocks, size, _ = noise.shape
+        rows = torch.arange(features.shape[1], device=noise.device)
+        hidden = rows >= anchors.unsqueeze(-1)
+        positions = anchors.unsqueeze(-1) + torch.arange(size, device=noise.device)
+        c = self.context(features)
+        far_cos, far_sin = self.rope(rows.unsqueeze(0), noise)
+        cos, sin = self.rope(positions.flatten(1), noise)
+        x = noise.flatten(1, 2)
+        for layer in self.stack():
+            h = layer.input_layernorm(x)
+            attended = layer.self_attn.attend_blocks(
+                layer.self_attn.queries(h, cos, sin),
+                layer.self_attn.keys_values(c, far_cos, far_sin),
+                layer.self_attn.keys_values(h, cos, sin),
+                hidden,
+            )
+            x = layer.finish(x, attended)
+        return self.norm(x).view(batch, num_blocks, size, -1)

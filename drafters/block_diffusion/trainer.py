@@ -1,0 +1,326 @@
+"""Training of block-diffusion drafters: all variants in step, on the same blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from drafters.block_diffusion import checkpoint
+from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.corpus import Corpus, build_corpus
+from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
+from drafters.block_diffusion.model import DrafterConfig, build_target_layer_ids
+from drafters.block_diffusion.objectives import Objective
+from drafters.block_diffusion.optimizer import cosine_with_warmup
+from drafters.block_diffusion.variant import (
+    SharedHead,
+    Variant,
+    block_loss,
+    initial_model,
+    settings_digest,
+)
+from harness import provenance
+from harness.errors import UserError
+from harness.registry import resolve, table
+from harness.user_cache import user_cache
+from targets.base import TargetOptions
+from targets.load import load_target
+from targets.transformers_lm import TransformersTarget
+
+_EVAL_SEQUENCES = 64
+_EVAL_ANCHORS = 16
+_EVALS = 20
+"""Measurements on held-back prompts over a training."""
+
+
+def train(config: TrainConfig) -> list[Path]:
+    """Train the variants that ``config`` names; returns one checkpoint directory each.
+
+    Stopping (Ctrl-C, kill) loses at most ``save_every`` steps; the same call goes on.
+
+    Raises:
+        UserError: unknown names, unusable data, or a target that cannot be loaded.
+    """
+    objectives = _objectives(config.drafter)
+    device = _device(config.device)
+    target = load_target(
+        TargetOptions(
+            name=config.target, dtype=config.dtype, device=device, revision=config.revision
+        )
+    )
+    if not isinstance(target, TransformersTarget):
+        raise UserError(f"target {config.target} is not a transformers model; training needs one.")
+    layers = build_target_layer_ids(target.num_layers, config.num_features)
+    corpus = build_corpus(config, target, layers)
+    head = SharedHead.of(target, corpus.vocabulary)
+    shape = drafter_config(target, config, layers)
+    settings = _settings(config, target, corpus)
+    variants = [
+        _variant(name, objective, config, shape, head, settings)
+        for name, objective in objectives.items()
+    ]
+    whole = SharedHead.of(target, torch.arange(target.vocab_size))
+    _run(variants, config, corpus, head, whole)
+    return [_export(variant, config, corpus, target) for variant in variants]
+
+
+def drafter_config(
+    target: TransformersTarget, config: TrainConfig, layers: Sequence[int]
+) -> DrafterConfig:
+    """A drafter of the target's own widths."""
+    body = target.model.config
+    heads = body.num_attention_heads
+    return DrafterConfig(
+        hidden_size=body.hidden_size,
+        intermediate_size=body.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=getattr(body, "num_key_value_heads", None) or heads,
+        head_dim=getattr(body, "head_dim", None) or body.hidden_size // heads,
+        rms_norm_eps=body.rms_norm_eps,
+        vocab_size=target.vocab_size,
+        max_position_embeddings=target.max_context,
+        rope_parameters=dict(body.rope_parameters),
+        block_size=config.block_size,
+        mask_token_id=choose_mask_token(target),
+        target_layer_ids=tuple(layers),
+        num_target_layers=target.num_layers,
+    )
+
+
+def choose_mask_token(target: TransformersTarget) -> int:
+    """An id of the target's own vocabulary that ordinary text never uses.
+
+    The first unused row of a padded vocabulary, else the last special token that neither the
+    template nor generation uses.
+
+    Raises:
+        UserError: the vocabulary has neither.
+    """
+    tokenizer = target.tokenizer
+    if len(tokenizer) < target.vocab_size:
+        return len(tokenizer)
+    template = str(tokenizer.chat_template or "")
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
+    used |= {tokenizer.pad_token_id, *target.stop_ids}
+    free = [
+        index
+        for index, token in tokenizer.added_tokens_decoder.items()
+        if token.special and index not in used and token.content not in template
+    ]
+    if not free:
+        raise UserError(
+            f"the vocabulary of {target.name} has no unused token to serve as the mask; "
+            "add a special token to its tokenizer."
+        )
+    return max(free)
+
+
+def _objectives(names: str) -> dict[str, Objective]:
+    known = table("objectives")
+    if names == "all":
+        from drafters.block_diffusion.objectives import OBJECTIVES
+
+        return dict(OBJECTIVES)
+    wanted = dict.fromkeys(name.strip() for name in names.split(","))
+    return {name: known.get(name) or resolve("objectives", name) for name in wanted}
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _settings(config: TrainConfig, target: TransformersTarget, corpus: Corpus) -> dict[str, Any]:
+    """What two variants share when they are comparable; part of ``training.json``."""
+    asked = dataclasses.asdict(config)
+    for name in ("drafter", "data", "output_dir", "device", "save_every", "target"):
+        del asked[name]
+    facts = target.describe()
+    return {
+        **asked,
+        "target": {
+            "name": config.target,
+            "model": facts["model"],
+            "revision": facts["revision"],
+            "weights_sha256": facts["weights_sha256"],
+        },
+        "data": {
+            "name": corpus.name,
+            "sha256": corpus.digest,
+            "num_sequences": len(corpus.train),
+            "num_held_back": len(corpus.held_back),
+            "vocabulary": len(corpus.vocabulary),
+            "vocabulary_coverage": round(corpus.coverage, 6),
+        },
+    }
+
+
+def _variant(
+    name: str,
+    objective: Objective,
+    config: TrainConfig,
+    shape: DrafterConfig,
+    head: SharedHead,
+    settings: dict[str, Any],
+) -> Variant:
+    row = dataclasses.asdict(objective)
+    digest = settings_digest({**settings, "objective": repr(row)})
+    snapshot = user_cache() / "training" / f"{name}-{digest[:24]}.pt"
+    model = initial_model(shape, head, config.seed, getattr(torch, config.dtype))
+    variant = Variant(name, objective, model, config.learning_rate, snapshot)
+    variant.resume()
+    return variant
+
+
+def _run(
+    variants: list[Variant],
+    config: TrainConfig,
+    corpus: Corpus,
+    head: SharedHead,
+    whole: SharedHead,
+) -> None:
+    """Take every variant to the last step; those behind catch up first, on the same batches."""
+    first = min(variant.step for variant in variants)
+    order = itertools.islice(_batches(config, corpus), first, None)
+    every = max(1, config.steps // _EVALS)
+    bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=None)
+    try:
+        for step in range(first, config.steps):
+            indices = next(order)
+            blocks, features = _batch(indices, step, config, corpus, head)
+            report = {}
+            for variant in variants:
+                if variant.step == step:
+                    report[variant.name] = _step(variant, config, blocks, features, head)
+            if (step + 1) % every == 0 or step + 1 == config.steps:
+                measure([v for v in variants if v.step == step + 1], corpus, whole, config)
+            if (step + 1) % config.save_every == 0:
+                _save(variants)
+            bar.update()
+            bar.set_postfix_str(_summary(report, variants))
+    finally:
+        bar.close()
+        _save(variants)
+
+
+def _batches(config: TrainConfig, corpus: Corpus) -> Iterator[list[int]]:
+    lengths = [len(corpus.sequences[i].ids) for i in corpus.train]
+    for chosen in batches(lengths, config.batch_size, config.seed):
+        yield [corpus.train[i] for i in chosen]
+
+
+def _batch(
+    indices: list[int], step: int, config: TrainConfig, corpus: Corpus, head: SharedHead
+) -> tuple[Blocks, torch.Tensor]:
+    """Blocks and scaled features of one step; the anchors depend on seed, step and sequence."""
+    sequences = [corpus.sequences[i] for i in indices]
+    anchors = [
+        draw_anchors(s, config.num_anchors, np.random.default_rng([config.seed, step, i]))
+        for s, i in zip(sequences, indices, strict=True)
+    ]
+    blocks = make_blocks(sequences, anchors, max(map(len, anchors)), config.block_size)
+    return _to(blocks, head), scaled_features(corpus, indices, head)
+
+
+def scaled_features(corpus: Corpus, indices: Sequence[int], head: SharedHead) -> torch.Tensor:
+    """Features ``[B, S, F]`` in units of `Corpus.scale`: the optimiser sees dimensions alike."""
+    raw = corpus.features.batch(indices).to(head.embedding.device)
+    return (raw.float() / corpus.scale.to(raw.device)).to(head.embedding.dtype)
+
+
+def _to(blocks: Blocks, head: SharedHead) -> Blocks:
+    device = head.embedding.device
+    return Blocks(*(getattr(blocks, f.name).to(device) for f in dataclasses.fields(blocks)))
+
+
+def _step(
+    variant: Variant, config: TrainConfig, blocks: Blocks, features: torch.Tensor, head: SharedHead
+) -> dict[str, float]:
+    started = time.perf_counter()
+    loss = block_loss(variant.model, blocks, features, head, variant.objective)
+    loss.total.backward()
+    scale = cosine_with_warmup(variant.step, config.steps, config.warmup_fraction)
+    variant.optimizer.step(scale, config.max_grad_norm)
+    variant.step += 1
+    values = {"loss": float(loss.total), "accepted": float(loss.accepted)}
+    variant.train_s += time.perf_counter() - started
+    return values
+
+
+@torch.no_grad()
+def measure(
+    variants: list[Variant], corpus: Corpus, whole: SharedHead, config: TrainConfig
+) -> None:
+    """Training-time accepted length on held-back prompts, with the whole vocabulary.
+
+    Fixed anchors; leading argmax matches a block plus the bonus token. Appended to the history.
+    """
+    chosen = corpus.held_back[:_EVAL_SEQUENCES]
+    totals = {variant.name: [0.0, 0.0] for variant in variants}
+    for start in range(0, len(chosen), 8):
+        indices = chosen[start : start + 8]
+        sequences = [corpus.sequences[i] for i in indices]
+        anchors = [draw_anchors(s, _EVAL_ANCHORS, np.random.default_rng(0)) for s in sequences]
+        blocks = _to(
+            make_blocks(sequences, anchors, max(map(len, anchors)), config.block_size), whole
+        )
+        features = scaled_features(corpus, indices, whole)
+        count = float(blocks.valid[:, :, 0].sum())
+        for variant in variants:
+            loss = block_loss(variant.model, blocks, features, whole, variant.objective)
+            totals[variant.name][0] += float(loss.accepted) * count
+            totals[variant.name][1] += count
+    for variant in variants:
+        accepted, count = totals[variant.name]
+        variant.history.append({"step": variant.step, "train_time_tau": 1 + accepted / count})
+
+
+def _save(variants: list[Variant]) -> None:
+    for variant in variants:
+        variant.save()
+
+
+def _summary(report: dict[str, dict[str, float]], variants: list[Variant]) -> str:
+    parts = []
+    for variant in variants:
+        if variant.name in report:
+            values = report[variant.name]
+            parts.append(f"{variant.name} loss {values['loss']:.2f} τ {1 + values['accepted']:.2f}")
+    return ", ".join(parts)
+
+
+def _export(
+    variant: Variant, config: TrainConfig, corpus: Corpus, target: TransformersTarget
+) -> Path:
+    root = config.output_dir
+    directory = (
+        checkpoint.user_directory(config.target, variant.name)
+        if root is None
+        else root / variant.name
+    )
+    row = dataclasses.asdict(variant.objective)
+    # JSON has no infinity; null is "no decay".
+    row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
+    del row["description"]
+    training = {
+        "name": variant.name,
+        "objective": row,
+        **_settings(config, target, corpus),
+        "step": variant.step,
+        "train_s": round(variant.train_s, 1),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
+        "held_back": variant.history,
+    }
+    checkpoint.save(directory, variant.export(corpus.scale), training)
+    return directory

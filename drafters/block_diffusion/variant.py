@@ -1,0 +1,163 @@
+"""One variant in training: its network, its optimiser, its objective."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drafters.block_diffusion.data import Blocks
+from drafters.block_diffusion.head import label_log_prob
+from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
+from drafters.block_diffusion.objectives import Loss, Objective, objective_loss
+from drafters.block_diffusion.optimizer import MasterAdamW
+from targets.transformers_lm import TransformersTarget
+
+
+@dataclass(frozen=True, slots=True)
+class SharedHead:
+    """The target's frozen embedding, LM head and final norm, as the drafter uses them.
+
+    Attributes:
+        embedding: ``[V, D]``.
+        lm_head: ``[V', D]``, the rows of the softmax in training.
+        label_of: ``[V]`` int64, row in ``lm_head`` of each token, -1 for none.
+        final_norm: ``[D]``, start value of the drafter's own last norm; None where the target's
+            is not a plain weight.
+    """
+
+    embedding: torch.Tensor
+    lm_head: torch.Tensor
+    label_of: torch.Tensor
+    final_norm: torch.Tensor | None
+
+    @classmethod
+    def of(cls, target: TransformersTarget, vocabulary: torch.Tensor) -> SharedHead:
+        """Shared parts of ``target``; cloned, so that they may take part in a backward pass."""
+        rows = vocabulary.to(target.device)
+        label_of = torch.full((target.vocab_size,), -1, device=target.device)
+        label_of[rows] = torch.arange(len(rows), device=target.device)
+        norm = getattr(target.model.get_decoder(), "norm", None)
+        weight = getattr(norm, "weight", None)
+        return cls(
+            target.embed_tokens.weight.detach().clone(),
+            target.lm_head.weight.detach()[rows].clone(),
+            label_of,
+            None if weight is None else weight.detach().clone(),
+        )
+
+
+def block_loss(
+    model: BlockDiffusionModel,
+    blocks: Blocks,
+    features: torch.Tensor,
+    head: SharedHead,
+    objective: Objective,
+) -> Loss:
+    """Loss of one batch of blocks.
+
+    Args:
+        model: the drafter.
+        blocks: anchors and labels, on the model's device.
+        features: ``[B, S, F]`` in the model's dtype.
+        head: the target's shared parts.
+        objective: the row of numbers.
+    """
+    config = model.config
+    batch, num_blocks = blocks.tokens.shape
+    ids = torch.full(
+        (batch, num_blocks, config.block_size), config.mask_token_id, device=blocks.tokens.device
+    )
+    ids[:, :, 0] = blocks.tokens
+    noise = head.embedding[ids] * config.input_embedding_scale
+    out = model(noise, features, blocks.anchors)[:, :, 1:]
+    labels = head.label_of[blocks.labels]
+    valid = blocks.valid & (labels >= 0)
+    hidden, chosen = out[valid], labels[valid]
+    values, hits = label_log_prob(hidden, head.lm_head, chosen)
+    log_p = torch.zeros(valid.shape, dtype=values.dtype, device=values.device)
+    log_p = log_p.masked_scatter(valid, values)
+    correct = torch.zeros_like(valid).masked_scatter(valid, hits)
+    return objective_loss(
+        log_p.flatten(0, 1), correct.flatten(0, 1), valid.flatten(0, 1), objective
+    )
+
+
+def initial_model(
+    config: DrafterConfig, head: SharedHead, seed: int, dtype: torch.dtype
+) -> BlockDiffusionModel:
+    """Seeded random weights; the last norm starts as the target's, which fits the shared head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = BlockDiffusionModel(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    # Small at first: the residual stream starts as the embedding.
+                    parameter.data.mul_((2 * config.num_hidden_layers) ** -0.5)
+    if head.final_norm is not None:
+        model.norm.weight.data.copy_(head.final_norm)
+    return model.to(device=head.embedding.device, dtype=dtype)
+
+
+class Variant:
+    """State of one objective's training; saved whole, resumed at any step."""
+
+    def __init__(
+        self,
+        name: str,
+        objective: Objective,
+        model: BlockDiffusionModel,
+        learning_rate: float,
+        snapshot: Path,
+    ) -> None:
+        self.name = name
+        self.objective = objective
+        self.model = model
+        self.optimizer = MasterAdamW(model.parameters(), learning_rate)
+        self.snapshot = snapshot
+        self.step = 0
+        self.train_s = 0.0
+        self.history: list[dict[str, float]] = []
+
+    def save(self) -> None:
+        """Write the snapshot beside the old one, then replace it."""
+        fresh = self.snapshot.with_suffix(".new")
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(
+            {
+                "step": self.step,
+                "train_s": self.train_s,
+                "history": self.history,
+                "optimizer": self.optimizer.state_dict(),
+            },
+            fresh,
+        )
+        fresh.replace(self.snapshot)
+
+    def resume(self) -> None:
+        """Take up the snapshot where there is one."""
+        if self.snapshot.is_file():
+            state: dict[str, Any] = torch.load(self.snapshot, weights_only=True)
+            self.step, self.train_s = state["step"], state["train_s"]
+            self.history = state["history"]
+            self.optimizer.load_state_dict(state["optimizer"])
+
+    def export(self, scale: torch.Tensor) -> BlockDiffusionModel:
+        """The drafter for raw features: the scale they were divided by moves into ``fc``."""
+        model = BlockDiffusionModel(self.model.config).to(self.model.norm.weight)
+        model.load_state_dict(self.model.state_dict())
+        index = [name for name, _ in self.model.named_parameters()].index("fc.weight")
+        master = self.optimizer.masters[index].detach()
+        model.fc.weight.data.copy_(master / scale.to(master.device))
+        return model
+
+
+def settings_digest(settings: dict[str, Any]) -> str:
+    """Name of what makes two trainings the same."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
