@@ -132,6 +132,8 @@ class DrafterOptions:
     """None takes the drafter's own."""
     draft: Literal["argmax", "sample"] | None = None
     """None takes argmax when greedy, sample otherwise."""
+    greedy: bool = True
+    """Whether the run's temperature is 0; settles a ``draft`` of None when the drafter is built."""
 
     @property
     def method(self) -> str:
@@ -151,6 +153,4 @@ class DrafterOptions:
             raise UserError(
                 f"drafter {text!r} cannot be read; write NAME, NAME=PATH or NAME@LABEL=PATH."
             )
-        return cls(
-            name=name, label=label or None, argument=argument or None, block_size=block_size
-        )
+        return cls(name=name, label=label or None, argument=argument or None, block_size=block_size)

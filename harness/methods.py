@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from drafters.base import DrafterOptions
@@ -37,11 +37,7 @@ def build_methods(plan: Plan, target: Target) -> tuple[Method, ...]:
         UserError: a drafter cannot be built, for want of a checkpoint above all.
     """
     baselines = [_baseline(name, target) for name in plan.baselines]
-    greedy = plan.config.temperature == 0
-    drafters = [
-        _drafter(replace(options, draft="argmax" if greedy else "sample"), plan, target)
-        for options in plan.drafters
-    ]
+    drafters = [_drafter(options, plan, target) for options in plan.drafters]
     return (*baselines, *drafters)
 
 

@@ -50,7 +50,11 @@ def make_plan(config: RunConfig) -> Plan:
     Raises:
         UserError: an unknown or repeated name, or prompts that cannot be read.
     """
-    drafters = tuple(DrafterOptions.parse(text, config.block_size) for text in config.drafter)
+    greedy = config.temperature == 0
+    drafters = tuple(
+        dataclasses.replace(DrafterOptions.parse(text, config.block_size), greedy=greedy)
+        for text in config.drafter
+    )
     for options in drafters:
         registry.resolve("drafters", options.name)
     for name in config.baseline:

@@ -1,0 +1,103 @@
+"""The plug-ins printed in the README do what it says, through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness.cli import main
+from harness.records import Generation, read_records
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def readme_file(name: str, directory: Path) -> Path:
+    """The README's code block that begins with the comment ``# name``."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (text,) = [block for block in blocks if block.startswith(f"# {name}\n")]
+    path = directory / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def save_tiny_target(directory: Path) -> None:
+    """A random two-layer Llama over bytes, with a tokenizer and a chat template."""
+    letters = {letter: index for index, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    fast.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    fast.save_pretrained(directory)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        num_hidden_layers=6,
+        vocab_size=264,
+        hidden_size=16,
+        intermediate_size=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        eos_token_id=fast.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+
+
+def test_the_drafter_of_the_readme(
+    toy_plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = readme_file("my_drafter.py", tmp_path)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 40
+    flags = ["--target", "toy", "--tasks", "counting", "--device", "cpu", "--baseline", "ar_loop"]
+    flags += ["--plugin", str(toy_plugin), "--plugin", str(path), "--drafter", "my_drafter"]
+    flags += ["--max-new-tokens", "9", "--output-dir", str(tmp_path / "runs")]
+    assert main(["run", *flags]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    records = list(read_records(Path(summary["run_dir"]) / "records.jsonl"))
+    answers = {(i.method, i.prompt_id, i.turn): i.new_tokens for i in records if hasattr(i, "text")}
+    for (method, prompt_id, turn), tokens in answers.items():
+        assert tokens == answers["ar_loop", prompt_id, turn], method
+    assert any(isinstance(i, Generation) and i.method == "my_drafter" for i in records)
+
+
+def test_the_objective_of_the_readme(
+    clean_registry: None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("HARNESS_DATA_DIR", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    path = readme_file("my_objective.py", tmp_path)
+    target = tmp_path / "tiny"
+    save_tiny_target(target)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(f'{{"prompt": "count to {n}"}}\n' for n in range(8)))
+    common = ["--plugin", str(path), "--target", str(target), "--device", "cpu"]
+    run = ["run", *common, "--drafter", "my_objective", "--tasks", "gsm8k", "--limit", "1"]
+    run += ["--max-new-tokens", "8", "--dtype", "float32", "--output-dir", str(tmp_path / "runs")]
+
+    assert main(run) == 2
+    assert "harness train --drafter my_objective --target" in capsys.readouterr().err
+
+    train = ["train", *common, "--drafter", "my_objective,combined", "--data", str(prompts)]
+    train += ["--steps", "2", "--batch-size", "2", "--num-anchors", "2", "--block-size", "4"]
+    train += ["--num-layers", "1", "--num-features", "2", "--max-new-tokens", "12"]
+    assert main([*train, "--train-vocab-size", "0"]) == 0
+    checkpoint = Path(capsys.readouterr().out.splitlines()[0])
+    training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+    assert training["objective"]["gamma"] == 5 and training["objective"]["alpha_chain"] == 20
+
+    assert main(run) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    config = json.loads((Path(summary["run_dir"]) / "config.json").read_text(encoding="utf-8"))
+    assert config["methods"][-1]["checkpoint"]["objective"]["gamma"] == 5
+    assert config["methods"][-1]["block_size"] == 4
+    assert summary["num_generations"] == 3
