@@ -42,9 +42,7 @@ class Round:
             1 <= self.committed <= self.accepted + 1,
             f"1 ≤ committed ≤ accepted + 1 does not hold for {self}",
         )
-        _require(
-            len(self.draft_tokens) == self.depth, f"draft_tokens and depth disagree in {self}"
-        )
+        _require(len(self.draft_tokens) == self.depth, f"draft_tokens and depth disagree in {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
