@@ -254,7 +254,7 @@ def test_the_loop_draws_its_first_token_from_the_targets_distribution(
 def test_bad_calls_say_what_is_wrong(
     scene: tuple[toy.ToyTarget, list[int], list[int]],
 ) -> None:
-    target, prompt, answer = scene
+    target, prompt, _ = scene
     for method in (hf_generate, lambda *a, **k: generate(a[0], NoDrafter(), *a[1:], **k)):
         with pytest.raises(ValueError, match="max_new_tokens"):
             method(target, prompt, sampling=GREEDY, max_new_tokens=0)

@@ -17,7 +17,7 @@ from harness.decode import Decoded, generate
 from harness.sampling import Sampling
 
 BLOCK_SIZES = (1, 2, 4, 8, 16)
-LONGEST = 20
+LONGEST = 18
 GREEDY = Sampling()
 
 Make = Callable[[list[int], list[int], int], Drafter]
