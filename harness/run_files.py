@@ -53,7 +53,8 @@ def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str
         UserError: the directory cannot be written.
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
+    now = datetime.now(UTC)
+    run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{digest[:8]}"
     files = RunFiles(output_dir / run_id)
     try:
         files.directory.mkdir(parents=True)

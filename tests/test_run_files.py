@@ -32,7 +32,7 @@ def failure(number: int) -> Failure:
 def test_run_ids_sort_by_time_and_name_the_config(tmp_path: Path) -> None:
     files = run_files.create(tmp_path, CONFIG, ENVIRONMENT)
     other = run_files.create(tmp_path, {**CONFIG, "seed": 1}, ENVIRONMENT)
-    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", files.run_id)
+    assert re.fullmatch(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}", files.run_id)
     assert files.run_id[-8:] != other.run_id[-8:]
     assert json.loads(files.config.read_text()) == {**CONFIG, "run_id": files.run_id}
     assert json.loads(files.environment.read_text()) == ENVIRONMENT
