@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# On a machine with busy cores a second thread made answers many times slower, not faster.
+export OMP_NUM_THREADS ?= 1
+
 .PHONY: run test check
 
 run: $(INSTALLED)
