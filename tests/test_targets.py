@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from transformers import PreTrainedTokenizerFast
 
 from drafters.base import Proposal
 from harness.errors import UserError
+from harness.kv_cache import round_up
 from targets import pretrained, smollm2
+from targets.attention import EXACT_MULTIPLE, exact_attention, exact_mask
 from targets.base import TargetOptions
 from targets.digest import file_digest, weights_digest
 from targets.load import load_target
@@ -104,16 +107,28 @@ def test_rows_of_every_pass_equal_the_forward_without_a_cache(name: str, attn: s
     torch.testing.assert_close(torch.cat(last), logits[10:], rtol=1e-3, atol=1e-3)
 
 
+def _random_tree(draw: random.Random) -> Proposal:
+    return toy.random_tree(draw, [draw.randrange(toy.VOCAB) for _ in range(5)], 40)
+
+
+def _broad_then_deep(draw: random.Random) -> Proposal:
+    """Deeper than the sliding window, below siblings that push rows away from positions."""
+    return Proposal(torch.arange(16), (-1, -1, -1, -1, -1, *range(4, 15)))
+
+
+@pytest.mark.parametrize("shape", (_random_tree, _broad_then_deep))
 @pytest.mark.parametrize("attn", ("sdpa", "eager", "exact"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
-def test_a_tree_says_what_its_paths_say(name: str, attn: str) -> None:
+def test_a_tree_says_what_its_paths_say(
+    name: str, attn: str, shape: Callable[[random.Random], Proposal]
+) -> None:
     """Every node's logits and features equal those of its own path as a plain sequence."""
     target = toy.TARGETS[name](attn=attn)
     draw = random.Random(2)
     prompt = [draw.randrange(toy.VOCAB) for _ in range(14)]
     target.start(40, 40, LAYERS)
     target.prefill(torch.tensor(prompt))
-    proposal = toy.random_tree(draw, [draw.randrange(toy.VOCAB) for _ in range(5)], 40)
+    proposal = shape(draw)
     assert not proposal.is_chain
     output = target.verify(3, proposal)
     assert output.features is not None
@@ -165,22 +180,40 @@ def test_the_buffers_are_kept_while_they_are_large_enough() -> None:
 
 
 def test_exact_attention_gives_a_row_one_result_in_bfloat16() -> None:
-    """Logits of a chain and of single tokens are equal bit for bit."""
-    target = toy.llama(attn="exact", dtype=torch.bfloat16)
-    draw = random.Random(4)
-    ids = [draw.randrange(toy.VOCAB) for _ in range(60)]
-    results = []
-    for width in (1, 5, 8):
-        target.start(64, 16, ())
-        target.prefill(torch.tensor(ids[:20]))
-        rows = []
-        for place in range(20, 60, width):
-            proposal = Proposal.chain(torch.tensor(ids[place + 1 : place + width]).long())
-            rows.append(target.verify(ids[place], proposal).logits)
-            target.commit(tuple(range(width - 1)))
-        results.append(torch.cat(rows))
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    """Sixteen rows together and one by one, over views rounded up as the cache rounds them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rows(heads: int, count: int) -> torch.Tensor:
+        return torch.randn(1, heads, count, 64, generator=generator).bfloat16()
+
+    past, count = 150, 16
+    query, key, value = rows(6, count), rows(2, past + count), rows(2, past + count)
+
+    def attend(first: int, last: int) -> torch.Tensor:
+        """Queries ``first`` to ``last`` in one pass."""
+        end = past + last
+        width = round_up(end, EXACT_MULTIPLE)
+        padded = torch.zeros(2, 1, 2, width, 64, dtype=torch.bfloat16)
+        padded[0, :, :, :end], padded[1, :, :, :end] = key[:, :, :end], value[:, :, :end]
+        mask = exact_mask(1, last - first, width, past + first, dtype=torch.bfloat16)
+        out, _ = exact_attention(
+            torch.nn.Identity(), query[:, :, first:last], padded[0], padded[1], mask
+        )
+        return out
+
+    together = attend(0, count)
+    single = torch.cat([attend(row, row + 1) for row in range(count)], dim=1)
+    halves = torch.cat([attend(0, 5), attend(5, count)], dim=1)
+    assert torch.equal(together, single)
+    assert torch.equal(together, halves)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.float(),
+        key.float(),
+        value.float(),
+        attn_mask=torch.ones(count, past + count, dtype=torch.bool).tril(past),
+        enable_gqa=True,
+    ).transpose(1, 2)
+    torch.testing.assert_close(together.float(), expected, rtol=2e-2, atol=2e-2)
 
 
 # Loading
