@@ -1,6 +1,7 @@
 """Pure acceptance rules on tensors; ``p_`` is the target's distribution, ``q_`` the drafter's.
 
 Every rule ends in ONE transfer to the host, and every draw comes from the generator passed in.
+Indices that live on the device go through ``index_select``: plain indexing would fetch them.
 """
 
 from __future__ import annotations
@@ -85,12 +86,12 @@ def _reject(
     column = tokens[:, None]
     coins = torch.rand(n, generator=generator, device=p.device)
     passed = coins * q.gather(1, column)[:, 0] < p[:n].gather(1, column)[:, 0]
-    accepted = passed.long().cumprod(0).sum()
-    row = p[accepted]
+    accepted = passed.long().cumprod(0).sum(0, keepdim=True)
+    row = p.index_select(0, accepted)[0]
     # After the last node nothing was rejected: the bonus is drawn from p itself.
-    refused = q[accepted.clamp(max=n - 1)] * (accepted < n)
+    refused = q.index_select(0, accepted.clamp(max=n - 1))[0] * (accepted < n)
     following = _draw_or((row - refused).clamp_(min=0), row, generator)
-    count, next_token, *chain = torch.cat((accepted[None], following, tokens)).tolist()
+    count, next_token, *chain = torch.cat((accepted, following, tokens)).tolist()
     return Verdict(tuple(range(count)), tuple(chain[:count]), next_token)
 
 
@@ -108,18 +109,17 @@ def _select(p: torch.Tensor, proposal: Proposal, generator: torch.Generator) -> 
     given = p[parents + 1].gather(1, tokens[:, None])[:, 0]
     # Chains are padded with -1, where the probability is 0: nothing past the leaf is accepted.
     steps = torch.where(chains >= 0, given[chains], 0.0)
-    best = steps.cumprod(1).sum(1).argmax()
-    chain, chances = chains[best], steps[best]
+    best = steps.cumprod(1).sum(1).argmax(0, keepdim=True)
+    chain, chances = chains.index_select(0, best)[0], steps.index_select(0, best)[0]
     coins = torch.rand(chain.shape[0], generator=generator, device=p.device)
-    accepted = (coins < chances).long().cumprod(0).sum()
+    accepted = (coins < chances).long().cumprod(0).sum(0, keepdim=True)
 
-    rows = torch.nn.functional.pad(chain, (1, 1), value=-1)  # the pending token, nodes, an end
-    row = p[rows[accepted] + 1]
-    refused = rows[accepted + 1]
-    keep = torch.ones_like(row)
-    keep[tokens[refused]] = (refused < 0).to(row.dtype)
-    following = _draw_or(row * keep, row, generator)
-    count, next_token, *host = torch.cat((accepted[None], following, chain, tokens)).tolist()
+    nodes = torch.nn.functional.pad(chain, (1, 1), value=-1)  # the pending token, nodes, an end
+    row = p.index_select(0, nodes[accepted] + 1)[0]
+    refused = nodes[accepted + 1]
+    without = row.scatter(0, tokens[refused], 0.0)
+    following = _draw_or(torch.where(refused >= 0, without, row), row, generator)
+    count, next_token, *host = torch.cat((accepted, following, chain, tokens)).tolist()
     path, own = host[:count], host[chain.shape[0] :]
     return Verdict(tuple(path), tuple(own[node] for node in path), next_token)
 

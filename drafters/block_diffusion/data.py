@@ -72,8 +72,7 @@ def _rows(file: Path) -> Iterator[PromptRow]:
         raise UserError(f"training data {file} cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            body = json.loads(line)
-            yield _parse(body)
+            yield _parse(json.loads(line))
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{file}, line {number} is not a training prompt ({error}); expected a JSON object "
@@ -81,7 +80,9 @@ def _rows(file: Path) -> Iterator[PromptRow]:
             ) from error
 
 
-def _parse(body: dict[str, Any]) -> PromptRow:
+def _parse(body: Any) -> PromptRow:
+    if not isinstance(body, dict):
+        raise TypeError("not an object")
     key = next((key for key in PROMPT_KEYS if isinstance(body.get(key), str)), None)
     if key is None:
         raise KeyError("no prompt")

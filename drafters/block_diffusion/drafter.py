@@ -36,8 +36,9 @@ def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
     block_size = options.block_size or found.model.config.block_size
     if block_size < 2:
         raise UserError(f"--block-size {block_size} leaves nothing to draft; give at least 2.")
+    draft = options.draft or ("argmax" if options.greedy else "sample")
     return BlockDiffusionDrafter(
-        found.model, target, block_size, options.draft, checkpoint=found.describe()
+        found.model, target, block_size, draft, checkpoint=found.describe()
     )
 
 
@@ -76,7 +77,7 @@ class BlockDiffusionDrafter:
         model: BlockDiffusionModel,
         target: TransformersTarget,
         block_size: int,
-        draft: Literal["argmax", "sample"] | None = None,
+        draft: Literal["argmax", "sample"] = "argmax",
         *,
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
@@ -86,7 +87,7 @@ class BlockDiffusionDrafter:
         self.max_nodes = block_size - 1
         self.feature_layers = config.target_layer_ids
         self.checkpoint = checkpoint
-        self._choice = draft
+        self.draft = draft
         self._lm_head = target.lm_head
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
@@ -94,11 +95,6 @@ class BlockDiffusionDrafter:
         self._caches = [ContextCache() for _ in model.layers]
         self._tables: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
         self.reset()
-
-    @property
-    def draft(self) -> Literal["argmax", "sample"]:
-        """How draft tokens are chosen: as asked, else argmax when greedy and sampled otherwise."""
-        return self._choice or ("argmax" if self._sampling.greedy else "sample")
 
     def reset(self) -> None:
         """Forget the prompt; the buffers stay."""

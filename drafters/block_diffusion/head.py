@@ -67,3 +67,14 @@ def label_log_prob(
     if hidden.shape[0] == 0:
         return hidden.new_zeros(0, dtype=torch.float32), labels.bool()
     return _LabelLogProb.apply(hidden, weight, labels, chunk)
+
+
+def is_argmax(
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = 512
+) -> torch.Tensor:
+    """Whether each label ``[M]`` is the argmax of ``hidden @ weight.T``; ties count as correct."""
+    parts = []
+    for h, label in zip(hidden.split(chunk), labels.split(chunk), strict=True):
+        logits = h @ weight.T
+        parts.append(logits.gather(1, label[:, None])[:, 0] >= logits.amax(1))
+    return torch.cat(parts)

@@ -42,10 +42,10 @@ class Objective:
             raise ValueError(f"ce_reduction {self.ce_reduction!r} is unknown")
 
     def weights(self, depth: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """Positional weights ``[depth]`` of offsets k = 1 … depth (Eq. 8)."""
+        """Positional weights ``[depth]`` of offsets k = 1 … depth (Eq. 8), float64."""
         import torch
 
-        offsets = torch.arange(depth, dtype=torch.float32, device=device)
+        offsets = torch.arange(depth, dtype=torch.float64, device=device)
         return torch.exp(-offsets / self.gamma)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,19 +20,20 @@ from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
 from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
+from drafters.block_diffusion.head import is_argmax
 from drafters.block_diffusion.model import DrafterConfig, build_target_layer_ids
-from drafters.block_diffusion.objectives import Objective
+from drafters.block_diffusion.objectives import OBJECTIVES, Objective
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.variant import (
     SharedHead,
     Variant,
     block_loss,
     initial_model,
+    label_rows,
     settings_digest,
 )
-from harness import provenance
+from harness import provenance, registry
 from harness.errors import UserError
-from harness.registry import resolve, table
 from harness.user_cache import user_cache
 from targets.base import TargetOptions
 from targets.load import load_target
@@ -37,7 +41,7 @@ from targets.transformers_lm import TransformersTarget
 
 _EVAL_SEQUENCES = 64
 _EVAL_ANCHORS = 16
-_EVALS = 20
+_EVALS = 10
 """Measurements on held-back prompts over a training."""
 
 
@@ -125,13 +129,10 @@ def choose_mask_token(target: TransformersTarget) -> int:
 
 
 def _objectives(names: str) -> dict[str, Objective]:
-    known = table("objectives")
     if names == "all":
-        from drafters.block_diffusion.objectives import OBJECTIVES
-
         return dict(OBJECTIVES)
     wanted = dict.fromkeys(name.strip() for name in names.split(","))
-    return {name: known.get(name) or resolve("objectives", name) for name in wanted}
+    return {name: registry.load("objectives", name) for name in wanted}
 
 
 def _device(name: str) -> str:
@@ -189,12 +190,16 @@ def _run(
     head: SharedHead,
     whole: SharedHead,
 ) -> None:
-    """Take every variant to the last step; those behind catch up first, on the same batches."""
+    """Take every variant to the last step; those behind catch up first, on the same batches.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; the step was finished and saved first.
+    """
     first = min(variant.step for variant in variants)
     order = itertools.islice(_batches(config, corpus), first, None)
     every = max(1, config.steps // _EVALS)
     bar = tqdm(total=config.steps, initial=first, desc="training", unit="step", disable=None)
-    try:
+    with bar, interrupt_deferred() as interrupted:
         for step in range(first, config.steps):
             indices = next(order)
             blocks, features = _batch(indices, step, config, corpus, head)
@@ -204,13 +209,32 @@ def _run(
                     report[variant.name] = _step(variant, config, blocks, features, head)
             if (step + 1) % every == 0 or step + 1 == config.steps:
                 measure([v for v in variants if v.step == step + 1], corpus, whole, config)
-            if (step + 1) % config.save_every == 0:
-                _save(variants)
             bar.update()
             bar.set_postfix_str(_summary(report, variants))
+            if interrupted() or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
+                for variant in variants:
+                    variant.save()
+            if interrupted():
+                raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def interrupt_deferred() -> Iterator[Callable[[], bool]]:
+    """Holds SIGINT and SIGTERM back; yields whether one has come. A second one acts at once."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        signal.signal(number, before[number])
+
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        before[caught] = signal.signal(caught, note)
+    try:
+        yield lambda: bool(came)
     finally:
-        bar.close()
-        _save(variants)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _batches(config: TrainConfig, corpus: Corpus) -> Iterator[list[int]]:
@@ -252,7 +276,7 @@ def _step(
     scale = cosine_with_warmup(variant.step, config.steps, config.warmup_fraction)
     variant.optimizer.step(scale, config.max_grad_norm)
     variant.step += 1
-    values = {"loss": float(loss.total), "accepted": float(loss.accepted)}
+    values = {"loss": loss.total.item(), "accepted": loss.accepted.item()}
     variant.train_s += time.perf_counter() - started
     return values
 
@@ -277,17 +301,15 @@ def measure(
         features = scaled_features(corpus, indices, whole)
         count = float(blocks.valid[:, :, 0].sum())
         for variant in variants:
-            loss = block_loss(variant.model, blocks, features, whole, variant.objective)
-            totals[variant.name][0] += float(loss.accepted) * count
+            hidden, labels, valid = label_rows(variant.model, blocks, features, whole)
+            hits = torch.zeros_like(valid).masked_scatter(
+                valid, is_argmax(hidden, whole.lm_head, labels)
+            )
+            totals[variant.name][0] += float(hits.cumprod(-1).sum())
             totals[variant.name][1] += count
     for variant in variants:
         accepted, count = totals[variant.name]
         variant.history.append({"step": variant.step, "train_time_tau": 1 + accepted / count})
-
-
-def _save(variants: list[Variant]) -> None:
-    for variant in variants:
-        variant.save()
 
 
 def _summary(report: dict[str, dict[str, float]], variants: list[Variant]) -> str:

@@ -58,14 +58,31 @@ def block_loss(
     head: SharedHead,
     objective: Objective,
 ) -> Loss:
-    """Loss of one batch of blocks.
+    """Loss of one batch of blocks; arguments as in `label_rows`, and the row of numbers."""
+    hidden, labels, valid = label_rows(model, blocks, features, head)
+    values, hits = label_log_prob(hidden, head.lm_head, labels)
+    log_p = torch.zeros(valid.shape, dtype=values.dtype, device=values.device)
+    log_p = log_p.masked_scatter(valid, values)
+    correct = torch.zeros_like(valid).masked_scatter(valid, hits)
+    return objective_loss(
+        log_p.flatten(0, 1), correct.flatten(0, 1), valid.flatten(0, 1), objective
+    )
+
+
+def label_rows(
+    model: BlockDiffusionModel, blocks: Blocks, features: torch.Tensor, head: SharedHead
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The drafter's outputs where there is a label.
 
     Args:
         model: the drafter.
         blocks: anchors and labels, on the model's device.
         features: ``[B, S, F]`` in the model's dtype.
         head: the target's shared parts.
-        objective: the row of numbers.
+
+    Returns:
+        Outputs ``[M, D]`` and labels ``[M]`` (rows of ``head.lm_head``) of the valid offsets, and
+        which of ``[B, N, K − 1]`` those are.
     """
     config = model.config
     batch, num_blocks = blocks.tokens.shape
@@ -77,14 +94,7 @@ def block_loss(
     out = model(noise, features, blocks.anchors)[:, :, 1:]
     labels = head.label_of[blocks.labels]
     valid = blocks.valid & (labels >= 0)
-    hidden, chosen = out[valid], labels[valid]
-    values, hits = label_log_prob(hidden, head.lm_head, chosen)
-    log_p = torch.zeros(valid.shape, dtype=values.dtype, device=values.device)
-    log_p = log_p.masked_scatter(valid, values)
-    correct = torch.zeros_like(valid).masked_scatter(valid, hits)
-    return objective_loss(
-        log_p.flatten(0, 1), correct.flatten(0, 1), valid.flatten(0, 1), objective
-    )
+    return out[valid], labels[valid], valid
 
 
 def initial_model(

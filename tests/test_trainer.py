@@ -1,0 +1,285 @@
+"""Training end to end on a tiny model: data, resume, shared order, checkpoints that decode."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from drafters.base import DrafterOptions
+from drafters.block_diffusion import trainer
+from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.corpus import build_corpus
+from drafters.block_diffusion.data import batches, read_prompts
+from drafters.block_diffusion.drafter import build
+from drafters.block_diffusion.model import build_target_layer_ids
+from drafters.block_diffusion.optimizer import cosine_with_warmup
+from drafters.none import build as build_none
+from harness.decode import generate
+from harness.errors import UserError
+from harness.sampling import Sampling
+from targets.base import TargetOptions
+from targets.load import load_target
+from tests.tiny_model import write_model, write_prompts
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    return TrainConfig(
+        drafter="uniform,combined",
+        target=str(tiny),
+        data=write_prompts(tmp_path / "prompts.jsonl"),
+        output_dir=tmp_path / "out",
+        steps=8,
+        batch_size=4,
+        num_anchors=6,
+        block_size=4,
+        num_layers=1,
+        num_features=2,
+        train_vocab_size=0,
+        max_new_tokens=20,
+        held_back=0.2,
+        dtype="float32",
+        device="cpu",
+        save_every=3,
+    )
+
+
+def weights(directory):
+    from safetensors.torch import load_file
+
+    return load_file(directory / "model.safetensors")
+
+
+def same(left, right):
+    a, b = weights(left), weights(right)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_trains_and_decodes_losslessly(config):
+    uniform, combined = trainer.train(config)
+    assert not same(uniform, combined)
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    drafter = build(target, DrafterOptions(name="combined", argument=str(combined)))
+    prompt = target.encode_chat([{"role": "user", "content": "w1 w2 w3"}])
+    plain = generate(
+        target,
+        build_none(target, DrafterOptions(name="none")),
+        prompt,
+        sampling=Sampling(),
+        max_new_tokens=30,
+    )
+    drafted = generate(target, drafter, prompt, sampling=Sampling(), max_new_tokens=30)
+    assert drafted.new_tokens == plain.new_tokens
+
+
+def test_training_json_says_what_was_done(config):
+    directory = trainer.train(config)[0]
+    body = json.loads((directory / "training.json").read_text())
+    assert body["objective"] == {
+        "gamma": None,
+        "alpha_focal": 0.0,
+        "alpha_chain": 0.0,
+        "ce_reduction": "weighted_mean",
+    }
+    assert body["step"] == body["steps"] == 8
+    assert body["seed"] == 0
+    assert body["data"]["num_sequences"] + body["data"]["num_held_back"] <= 24
+    assert len(body["data"]["sha256"]) == len(body["target"]["weights_sha256"]) == 64
+    assert body["data"]["vocabulary_coverage"] == 1
+    assert body["held_back"][-1]["step"] == 8
+    assert body["held_back"][-1]["train_time_tau"] >= 1
+
+
+def test_the_mask_is_a_token_that_text_never_uses(config):
+    directory = trainer.train(dataclasses.replace(config, steps=1))[0]
+    body = json.loads((directory / "config.json").read_text())
+    assert body["dflash_config"]["mask_token_id"] == 5  # <never>
+
+
+class Stop(Exception):
+    pass
+
+
+def test_ctrl_c_finishes_the_step_and_resumes(config, tmp_path, monkeypatch):
+    expected = trainer.train(config)
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "second"))
+    again = dataclasses.replace(config, output_dir=tmp_path / "again")
+    real, calls = trainer.block_loss, 0
+
+    def interrupt(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # amid the second step: measuring after the first takes two calls
+            signal.raise_signal(signal.SIGINT)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "block_loss", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(again)
+    snapshots = list((tmp_path / "second" / "training").glob("*.pt"))
+    assert [torch.load(path)["step"] for path in snapshots] == [2, 2]
+    monkeypatch.setattr(trainer, "block_loss", real)
+    for left, right in zip(expected, trainer.train(again), strict=True):
+        assert same(left, right)
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+def test_interrupted_and_resumed_ends_in_the_same_weights(config, tmp_path, monkeypatch, at):
+    expected = trainer.train(config)
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "second"))
+    again = dataclasses.replace(config, output_dir=tmp_path / "again")
+    real, calls = trainer._batch, 0
+
+    def stop(*args):
+        nonlocal calls
+        calls += 1
+        if calls > at:
+            raise Stop
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "_batch", stop)
+    with pytest.raises(Stop):
+        trainer.train(again)
+    monkeypatch.setattr(trainer, "_batch", real)
+    for left, right in zip(expected, trainer.train(again), strict=True):
+        assert same(left, right)
+
+
+def test_a_variant_trained_alone_equals_the_one_trained_beside_others(config, tmp_path):
+    _, combined = trainer.train(config)
+    alone = dataclasses.replace(config, drafter="combined", output_dir=tmp_path / "alone")
+    # A cache of its own, or the finished snapshot would be taken up.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "second"))
+        assert same(combined, trainer.train(alone)[0])
+
+
+def test_all_trains_the_five(config):
+    config = dataclasses.replace(config, drafter="all", steps=2)
+    names = [path.name for path in trainer.train(config)]
+    assert names == ["uniform", "positional", "focal", "chain", "combined"]
+
+
+def test_loss_falls(config):
+    config = dataclasses.replace(config, drafter="uniform", steps=60, learning_rate=5e-3)
+    body = json.loads((trainer.train(config)[0] / "training.json").read_text())
+    history = [entry["train_time_tau"] for entry in body["held_back"]]
+    assert history[-1] > history[0]
+
+
+def test_responses_and_features_are_computed_once(config, monkeypatch):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    layers = build_target_layer_ids(target.num_layers, 2)
+    first = build_corpus(config, target, layers)
+    monkeypatch.setattr(target, "features_of", None)
+    monkeypatch.setattr(target.model, "generate", None)
+    second = build_corpus(config, target, layers)
+    assert first.sequences == second.sequences
+    assert torch.equal(first.features.get(3), second.features.get(3))
+
+
+def test_stored_features_are_the_targets(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    layers = build_target_layer_ids(target.num_layers, 2)
+    corpus = build_corpus(config, target, layers)
+    ids = torch.tensor([corpus.sequences[2].ids])
+    expected = target.features_of(ids, torch.ones_like(ids), layers)[0]
+    torch.testing.assert_close(corpus.features.get(2), expected.bfloat16())
+
+
+def test_responses_are_the_targets_own(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    corpus = build_corpus(config, target, build_target_layer_ids(target.num_layers, 2))
+    none = build_none(target, DrafterOptions(name="none"))
+    for sequence in corpus.sequences[:4]:
+        prompt = list(sequence.ids[: sequence.start])
+        answer = generate(target, none, prompt, sampling=Sampling(), max_new_tokens=20)
+        assert answer.new_tokens == sequence.ids[sequence.start :]
+
+
+def test_held_back_prompts_are_never_drawn(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    corpus = build_corpus(config, target, build_target_layer_ids(target.num_layers, 2))
+    assert not set(corpus.train) & set(corpus.held_back)
+    order = trainer._batches(config, corpus)
+    drawn = {index for _ in range(40) for index in next(order)}
+    assert drawn == set(corpus.train)
+
+
+def test_an_epoch_holds_every_sequence_once_and_depends_on_the_seed():
+    lengths = [5 + (7 * i) % 31 for i in range(50)]
+    first, other = (
+        np.concatenate(list(itertools.islice(batches(lengths, 4, seed), 13))) for seed in (0, 1)
+    )
+    assert sorted(first) == list(range(50))
+    assert not np.array_equal(first, other)
+
+
+def test_schedule():
+    values = [cosine_with_warmup(step, 100, 0.1) for step in range(100)]
+    assert values[9] == 1
+    assert values[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert all(a >= b for a, b in itertools.pairwise(values[9:]))
+    assert 0 < values[-1] < 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"prompt": "a"}\n{"prompt"', "line 2"),
+        ('{"answer": "a"}\n', "expected a JSON object"),
+        ("[1]\n", "line 1"),
+        ("", "holds no prompt"),
+    ],
+)
+def test_unreadable_prompts(tmp_path, text, words):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        read_prompts(path)
+
+
+def test_no_prompts_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_prompts(tmp_path / "nowhere.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"holds no \.jsonl file"):
+        read_prompts(tmp_path / "empty")
+
+
+def test_upstream_formats_are_read(tmp_path):
+    rows = [
+        {"instruction": "Add.", "input": "1 2"},
+        {"question": "Q?"},
+        {"text": "T."},
+        {"prompt": "Q?", "response_ids": [3, 4]},
+    ]
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = {row.prompt: row.response_ids for row in read_prompts(path)}
+    assert found == {"Add.\n\nInput:\n1 2": None, "Q?": (3, 4), "T.": None}
+
+
+def test_responses_of_another_tokenizer_are_refused(config, tmp_path):
+    path = tmp_path / "foreign.jsonl"
+    rows = [{"prompt": f"w{i}", "response_ids": [9000, 1, 2]} for i in range(3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="another tokenizer"):
+        trainer.train(dataclasses.replace(config, data=path))
