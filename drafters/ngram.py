@@ -31,7 +31,9 @@ def build(target: Target, options: DrafterOptions) -> NgramDrafter:
             f"ngram takes no argument; write ngram instead of ngram={options.argument}."
         )
     if options.draft == "sample":
-        raise UserError("ngram looks its draft up and cannot sample it; use --draft argmax.")
+        raise UserError(
+            "ngram looks its draft up and cannot sample it; leave draft at None or argmax."
+        )
     block_size = DEFAULT_BLOCK_SIZE if options.block_size is None else options.block_size
     if block_size < 2:
         raise UserError(f"ngram needs a block size of at least 2, not {block_size}.")

@@ -33,7 +33,9 @@ def build(target: Target, options: DrafterOptions) -> SyntheticDrafter:
     if not 0 <= rate <= 1:
         raise UserError("synthetic needs a rate between 0 and 1; write for example synthetic=0.8.")
     if options.draft == "sample":
-        raise UserError("synthetic has no distribution to sample from; use --draft argmax.")
+        raise UserError(
+            "synthetic has no distribution to sample from; leave draft at None or argmax."
+        )
     block_size = DEFAULT_BLOCK_SIZE if options.block_size is None else options.block_size
     if block_size < 2:
         raise UserError(f"synthetic needs a block size of at least 2, not {block_size}.")

@@ -125,6 +125,48 @@ def test_for_another_target(saved):
     refuses(toy.llama(), saved, "another target")
 
 
+def trained_for(target, directory, weights):
+    checkpoint.save(directory, random_model(target), {"target": {"weights_sha256": weights}})
+    return checkpoint.load(str(directory), target)
+
+
+def test_trained_for_other_weights_of_the_same_shapes(target, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(target.facts, "weights_sha256", "a" * 64)
+    trained_for(target, tmp_path / "same", "a" * 64)
+    assert not caplog.records
+    trained_for(target, tmp_path / "other", "b" * 64)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    message = record.getMessage()
+    assert "was trained for other weights" in message
+    assert "b" * 12 in message and "a" * 12 in message and str(tmp_path / "other") in message
+
+
+@pytest.mark.parametrize("training", [None, {"target": "a name"}, {"target": {}}])
+def test_a_record_that_names_no_weights_gives_no_warning(target, saved, caplog, training):
+    (saved / "training.json").unlink()
+    if training is not None:
+        (saved / "training.json").write_text(json.dumps(training))
+    assert checkpoint.load(str(saved), target).training == training
+    assert not caplog.records
+
+
+def test_a_checkpoint_from_the_hub_records_its_commit(target, saved, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = saved.rename(tmp_path / commit)
+    asked = []
+
+    def download(repo, revision, allow_patterns):
+        asked.append((repo, revision))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    drafter = build(target, DrafterOptions(name="dflash", argument="somebody/drafter"))
+    assert drafter.checkpoint["path"] == "somebody/drafter"
+    assert drafter.checkpoint["revision"] == commit
+    assert asked == [("somebody/drafter", None)]
+
+
 def test_missing_directory(target, tmp_path):
     refuses(target, tmp_path / "nowhere", "no drafter directory")
 

@@ -5,8 +5,8 @@ Published DFlash drafters load here, and what is written here loads in engines t
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -18,27 +18,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
 from harness.user_cache import user_cache
 from targets.base import Target
 from targets.digest import weights_digest
 
+_LOG = logging.getLogger(__name__)
+
 OWN = Path(__file__).resolve().parent.parent / "checkpoints"
 """Drafters shipped with the project, ``<target>/<name>``."""
-
-_COPIED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "rms_norm_eps",
-    "vocab_size",
-    "max_position_embeddings",
-    "num_target_layers",
-)
 
 
 class MissingCheckpoint(UserError):
@@ -147,10 +137,12 @@ def load(location: str, target: Target, revision: str | None = None) -> Checkpoi
     # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
     model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
     model.load_state_dict(state)
-    training = directory / "training.json"
+    record = directory / "training.json"
+    training = _read_json(record) if record.is_file() else None
+    _warn_of_other_weights(training, target, location)
     return Checkpoint(
         model.eval().requires_grad_(False),
-        _read_json(training) if training.is_file() else None,
+        training,
         location,
         resolved,
         weights_digest(files),
@@ -175,6 +167,22 @@ def check_target(config: DrafterConfig, target: Target, location: str) -> None:
             )
 
 
+def _warn_of_other_weights(training: dict[str, Any] | None, target: Target, location: str) -> None:
+    """Shapes cannot tell a model from its fine-tunes; the record of the training can."""
+    facts = (training or {}).get("target")
+    trained_for = facts.get("weights_sha256") if isinstance(facts, dict) else None
+    measured = target.describe()["weights_sha256"]
+    if trained_for and measured and trained_for != measured:
+        _LOG.warning(
+            "drafter %s was trained for other weights (sha256 %.12s) than those of target %s "
+            "(sha256 %.12s); it stays lossless, but fewer of its tokens may be accepted.",
+            location,
+            trained_for,
+            target.name,
+            measured,
+        )
+
+
 def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) -> None:
     """Write a checkpoint beside ``directory`` and move it there whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -193,73 +201,6 @@ def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) 
         os.replace(scratch, directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def config_to_json(config: DrafterConfig, dtype: str) -> dict[str, Any]:
-    """The DFlash ``config.json`` of a drafter."""
-    fields = dataclasses.asdict(config)
-    rope = dict(config.rope_parameters)
-    return {
-        "architectures": ["DFlashDraftModel"],
-        "auto_map": {"AutoModel": "dflash.DFlashDraftModel"},
-        "model_type": "qwen3",
-        "dtype": dtype,
-        **{name: fields[name] for name in _COPIED},
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "hidden_act": "silu",
-        "layer_types": ["full_attention"] * config.num_hidden_layers,
-        "tie_word_embeddings": False,
-        "rope_parameters": rope,
-        "rope_theta": rope.get("rope_theta"),
-        "block_size": config.block_size,
-        "dflash_config": {
-            "mask_token_id": config.mask_token_id,
-            "target_layer_ids": list(config.target_layer_ids),
-        },
-    }
-
-
-def config_from_json(body: dict[str, Any], where: str) -> DrafterConfig:
-    """The drafter described by a DFlash ``config.json``.
-
-    Raises:
-        UserError: a field is missing, or asks for what plain DFlash does not have.
-    """
-    dflash = body.get("dflash_config") or {}
-    merged = {**body, **dflash}
-    layer_types = body.get("layer_types") or []
-    foreign = [
-        name
-        for name, present in (
-            ("DFlash 2 (selector_rank, conv_kernel_size)", "selector_rank" in merged),
-            ("attention_bias", bool(body.get("attention_bias"))),
-            ("is_causal", bool(merged.get("is_causal"))),
-            ("sliding_attention layers", "sliding_attention" in layer_types),
-            (f"hidden_act {body.get('hidden_act')}", body.get("hidden_act", "silu") != "silu"),
-        )
-        if present
-    ]
-    if foreign:
-        raise UserError(f"drafter {where} uses {foreign[0]}, which this version cannot run.")
-    rope = body.get("rope_parameters") or {
-        "rope_type": "default",
-        **(body.get("rope_scaling") or {}),
-        "rope_theta": body.get("rope_theta"),
-    }
-    try:
-        return DrafterConfig(
-            **{name: body[name] for name in _COPIED},
-            rope_parameters=rope,
-            block_size=merged["block_size"],
-            mask_token_id=merged["mask_token_id"],
-            target_layer_ids=tuple(merged["target_layer_ids"]),
-            input_embedding_scale=merged.get("input_embedding_scale", 1.0),
-            output_multiplier=merged.get("output_multiplier", 1.0),
-            final_logit_softcapping=merged.get("final_logit_softcapping"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}/config.json is not a DFlash config ({error}).") from error
 
 
 def _download(location: str, revision: str | None) -> tuple[Path, str | None]:

@@ -15,7 +15,8 @@ class TrainConfig:
     target: str = "smollm2"
     """Target to train for: a name in the table, a local directory or a hub id."""
     data: Path | None = None
-    """JSONL file or directory of prompts, or of responses already generated (``response_ids``)."""
+    """JSONL file or directory of prompts, or of responses already generated (``response_ids``).
+    By default Dolly and GSM8K's training split from the hub, else the project's own few prompts."""
     output_dir: Path | None = None
     """Where checkpoints go, one directory a variant; default: the user cache."""
     steps: int = 1000

@@ -10,16 +10,15 @@ import torch
 from tqdm import tqdm
 
 from drafters.block_diffusion.config import TrainConfig
-from drafters.block_diffusion.data import (
+from drafters.block_diffusion.data import TrainingSequence, corpus_digest, frequent_tokens
+from drafters.block_diffusion.features import FeatureStore, build_store
+from drafters.block_diffusion.prompts import (
     PromptRow,
-    TrainingSequence,
-    corpus_digest,
-    frequent_tokens,
+    TrainingPrompts,
     in_stable_order,
     is_held_back,
-    read_prompts,
+    training_prompts,
 )
-from drafters.block_diffusion.features import FeatureStore, build_store
 from drafters.block_diffusion.responses import GreedyGenerator, build_sequences
 from harness.errors import UserError
 from harness.user_cache import user_cache
@@ -39,7 +38,7 @@ class Corpus:
         vocabulary: ``[V']`` ids of the softmax in training, ascending.
         coverage: share of response tokens inside ``vocabulary``.
         digest: of all token ids.
-        name: file or directory name of the prompts.
+        prompts: what the sequences were made of, and where it came from.
     """
 
     sequences: list[TrainingSequence]
@@ -50,7 +49,7 @@ class Corpus:
     vocabulary: torch.Tensor
     coverage: float
     digest: str
-    name: str
+    prompts: TrainingPrompts
 
 
 def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequence[int]) -> Corpus:
@@ -59,12 +58,8 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
     Raises:
         UserError: no prompts, too few of them, or responses of another tokenizer.
     """
-    if config.data is None:
-        raise UserError(
-            "name the training prompts: --data FILE or --data DIRECTORY (JSONL rows with "
-            "`prompt`, `instruction`, `question` or `text`)."
-        )
-    rows = in_stable_order(read_prompts(config.data))[: config.max_prompts]
+    prompts = training_prompts(config.data)
+    rows = in_stable_order(prompts.rows)[: config.max_prompts]
     weights = str(target.describe()["weights_sha256"])
     sequences, kept = _sequences(config, target, rows, weights)
     held = [i for i, row in enumerate(kept) if is_held_back(row, config.held_back)]
@@ -72,7 +67,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         held = [0]
     train = sorted(set(range(len(kept))) - set(held))
     if not train:
-        raise UserError(f"{config.data} holds too few prompts to train on ({len(kept)}).")
+        raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
     digest = corpus_digest(sequences)
     features = _features(target, sequences, layers, weights, digest)
     size = config.train_vocab_size or target.vocab_size
@@ -86,7 +81,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         torch.from_numpy(vocabulary),
         coverage,
         digest,
-        config.data.name,
+        prompts,
     )
 
 

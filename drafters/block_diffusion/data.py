@@ -1,32 +1,17 @@
-"""Training sequences: prompt and response ids, a stable split, a stable order, random anchors."""
+"""Training sequences: prompt and response ids, batches of them, random anchors and blocks."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from harness.errors import UserError
-
 Ints = npt.NDArray[np.int64]
-
-PROMPT_KEYS = ("prompt", "instruction", "question", "text")
-
-
-@dataclass(frozen=True, slots=True)
-class PromptRow:
-    """One training prompt, with the response where it was already generated."""
-
-    prompt: str
-    response_ids: tuple[int, ...] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,67 +25,6 @@ class TrainingSequence:
     def num_anchors(self) -> int:
         """Positions that can be an anchor: a response token followed by another."""
         return max(0, len(self.ids) - 1 - self.start)
-
-
-def read_prompts(path: Path) -> list[PromptRow]:
-    """Distinct prompts of a JSONL file, or of every one in a directory.
-
-    A row gives its prompt as ``prompt``, ``instruction`` (with ``input``), ``question`` or
-    ``text``, and may give ``response_ids``. Where a prompt is met again, a row with a response
-    wins, else the first.
-
-    Raises:
-        UserError: nothing to read, or a malformed line.
-    """
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no .jsonl file; give a file or directory of prompts.")
-    rows: dict[str, PromptRow] = {}
-    for file in files:
-        for row in _rows(file):
-            if row.prompt not in rows or rows[row.prompt].response_ids is None:
-                rows[row.prompt] = row
-    if not rows:
-        raise UserError(f"{path} holds no prompt.")
-    return list(rows.values())
-
-
-def _rows(file: Path) -> Iterator[PromptRow]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"training data {file} cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield _parse(json.loads(line))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{file}, line {number} is not a training prompt ({error}); expected a JSON object "
-                f"with one of {', '.join(PROMPT_KEYS)}."
-            ) from error
-
-
-def _parse(body: Any) -> PromptRow:
-    if not isinstance(body, dict):
-        raise TypeError("not an object")
-    key = next((key for key in PROMPT_KEYS if isinstance(body.get(key), str)), None)
-    if key is None:
-        raise KeyError("no prompt")
-    prompt = body[key]
-    if key == "instruction" and body.get("input"):
-        prompt = f"{prompt}\n\nInput:\n{body['input']}"
-    ids = body.get("response_ids")
-    return PromptRow(prompt, None if ids is None else tuple(int(i) for i in ids))
-
-
-def in_stable_order(rows: Sequence[PromptRow]) -> list[PromptRow]:
-    """Rows sorted by a hash of the prompt, so that any prefix is a fair and stable sample."""
-    return sorted(rows, key=lambda row: _hash(row.prompt))
-
-
-def is_held_back(row: PromptRow, share: float) -> bool:
-    """Whether a prompt is kept out of training; depends on the prompt alone."""
-    return int(_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
 
 
 def corpus_digest(sequences: Sequence[TrainingSequence]) -> str:
@@ -185,7 +109,3 @@ def make_blocks(
         labels[row, : len(chosen)] = np.where(inside, ids[np.minimum(at, len(ids) - 1)], 0)
         valid[row, : len(chosen)] = inside
     return Blocks(*(torch.from_numpy(x) for x in (position, tokens, labels, valid)))
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

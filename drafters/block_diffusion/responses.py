@@ -10,7 +10,8 @@ from typing import Protocol
 
 import torch
 
-from drafters.block_diffusion.data import PromptRow, TrainingSequence
+from drafters.block_diffusion.data import TrainingSequence
+from drafters.block_diffusion.prompts import PromptRow
 from targets.transformers_lm import TransformersTarget
 
 _BATCH = 16

@@ -156,7 +156,7 @@ def _settings(config: TrainConfig, target: TransformersTarget, corpus: Corpus) -
             "weights_sha256": facts["weights_sha256"],
         },
         "data": {
-            "name": corpus.name,
+            "name": corpus.prompts.name,
             "sha256": corpus.digest,
             "num_sequences": len(corpus.train),
             "num_held_back": len(corpus.held_back),
@@ -334,10 +334,12 @@ def _export(
     # JSON has no infinity; null is "no decay".
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
+    settings = _settings(config, target, corpus)
     training = {
         "name": variant.name,
         "objective": row,
-        **_settings(config, target, corpus),
+        **settings,
+        "data": {**settings["data"], **corpus.prompts.describe()},
         "step": variant.step,
         "train_s": round(variant.train_s, 1),
         "hardware": provenance.hardware(),
