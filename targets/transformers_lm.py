@@ -109,6 +109,11 @@ class TransformersTarget:
         return module
 
     @property
+    def decoder_layers(self) -> torch.nn.ModuleList:
+        """The decoder layers, in order."""
+        return self._layers
+
+    @property
     def attn(self) -> str:
         """The attention implementation in use."""
         return str(self.model.config._attn_implementation)

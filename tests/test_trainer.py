@@ -20,6 +20,7 @@ from drafters.block_diffusion.data import batches
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.optimizer import cosine_with_warmup
+from drafters.block_diffusion.variant import SharedHead, initial_model, start_from_target
 from drafters.none import build as build_none
 from harness.decode import generate
 from harness.errors import UserError
@@ -252,3 +253,27 @@ def test_responses_of_another_tokenizer_are_refused(config, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match="another tokenizer"):
         trainer.train(dataclasses.replace(config, data=path))
+
+
+def test_weights_start_as_the_targets_last_layers(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    model = initial_model(trainer.drafter_config(target, config), head, 0, torch.float32)
+    scale = torch.linspace(1, 2, 2 * target.hidden_size)
+    assert start_from_target(model, target, scale)
+    last = target.decoder_layers[-1]
+    assert torch.equal(model.layers[0].mlp.up_proj.weight, last.mlp.up_proj.weight)
+    assert torch.equal(model.hidden_norm.weight, last.input_layernorm.weight)
+    # In units of the scaled features, fc hands on the last layer's raw ones.
+    raw = torch.randn(3, 2 * target.hidden_size)
+    torch.testing.assert_close(model.fc(raw / scale), raw[:, target.hidden_size :])
+
+
+def test_weights_stay_random_where_the_layers_differ(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    shape = trainer.drafter_config(target, config)
+    model = initial_model(dataclasses.replace(shape, intermediate_size=99), head, 0, torch.float32)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert not start_from_target(model, target, torch.ones(2 * target.hidden_size))
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())

@@ -73,7 +73,7 @@ def plain_greedy(
     target: ToyTarget, prompts: Sequence[Sequence[int]], count: int
 ) -> list[list[int]]:
     """Greedy continuations of equally long prompts by whole forward passes, without any cache."""
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=target.device)
     for _ in range(count):
         logits = target.model(input_ids=ids, use_cache=False).logits[:, -1]
         ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), dim=1)

@@ -19,21 +19,21 @@ class TrainConfig:
     By default Dolly and GSM8K's training split from the hub, else the project's own few prompts."""
     output_dir: Path | None = None
     """Where checkpoints go, one directory a variant; default: the user cache."""
-    steps: int = 1000
+    steps: int = 1600
     """Optimiser steps."""
     seed: int = 0
     """Seed of initial weights, data order and anchors, the same for every variant."""
-    batch_size: int = 8
+    batch_size: int = 4
     """Sequences a step."""
-    num_anchors: int = 32
+    num_anchors: int = 24
     """Random anchors (blocks) drawn from each sequence at a step."""
-    block_size: int = 8
+    block_size: int = 6
     """Tokens of a block, the anchor included."""
     num_layers: int = 2
     """Layers of the drafter."""
     num_features: int = 5
     """Target layers whose outputs the drafter reads."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Peak learning rate (AdamW, linear warm-up, cosine)."""
     warmup_fraction: float = 0.04
     """Share of the steps spent warming up."""

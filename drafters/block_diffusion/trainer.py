@@ -31,6 +31,7 @@ from drafters.block_diffusion.variant import (
     initial_model,
     label_rows,
     settings_digest,
+    start_from_target,
 )
 from harness import provenance, registry
 from harness.errors import UserError
@@ -39,9 +40,9 @@ from targets.base import TargetOptions
 from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
 
-_EVAL_SEQUENCES = 64
+_EVAL_SEQUENCES = 48
 _EVAL_ANCHORS = 16
-_EVALS = 10
+_EVALS = 8
 """Measurements on held-back prompts over a training."""
 
 
@@ -65,10 +66,8 @@ def train(config: TrainConfig) -> list[Path]:
     layers = build_target_layer_ids(target.num_layers, config.num_features)
     corpus = build_corpus(config, target, layers)
     head = SharedHead.of(target, corpus.vocabulary)
-    shape = drafter_config(target, config, layers)
-    settings = _settings(config, target, corpus)
     variants = [
-        _variant(name, objective, config, shape, head, settings)
+        _variant(name, objective, config, target, corpus, head)
         for name, objective in objectives.items()
     ]
     whole = SharedHead.of(target, torch.arange(target.vocab_size))
@@ -76,9 +75,7 @@ def train(config: TrainConfig) -> list[Path]:
     return [_export(variant, config, corpus, target) for variant in variants]
 
 
-def drafter_config(
-    target: TransformersTarget, config: TrainConfig, layers: Sequence[int]
-) -> DrafterConfig:
+def drafter_config(target: TransformersTarget, config: TrainConfig) -> DrafterConfig:
     """A drafter of the target's own widths."""
     body = target.model.config
     heads = body.num_attention_heads
@@ -95,7 +92,7 @@ def drafter_config(
         rope_parameters=dict(body.rope_parameters),
         block_size=config.block_size,
         mask_token_id=choose_mask_token(target),
-        target_layer_ids=tuple(layers),
+        target_layer_ids=build_target_layer_ids(target.num_layers, config.num_features),
         num_target_layers=target.num_layers,
     )
 
@@ -170,14 +167,17 @@ def _variant(
     name: str,
     objective: Objective,
     config: TrainConfig,
-    shape: DrafterConfig,
+    target: TransformersTarget,
+    corpus: Corpus,
     head: SharedHead,
-    settings: dict[str, Any],
 ) -> Variant:
     row = dataclasses.asdict(objective)
+    settings = _settings(config, target, corpus)
+    shape = drafter_config(target, config)
     digest = settings_digest({**settings, "objective": repr(row)})
     snapshot = user_cache() / "training" / f"{name}-{digest[:24]}.pt"
     model = initial_model(shape, head, config.seed, getattr(torch, config.dtype))
+    start_from_target(model, target, corpus.scale)
     variant = Variant(name, objective, model, config.learning_rate, snapshot)
     variant.resume()
     return variant
