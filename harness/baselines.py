@@ -29,7 +29,8 @@ def hf_generate(
     """Answer one prompt as most users would: ``model.generate`` with its own cache and sampling.
 
     The stopping rules are the loop's. Nothing else of the model's ``generation_config`` applies,
-    so a repetition penalty in it cannot make the baseline another distribution. Where the target
+    so a repetition penalty in it cannot make the baseline another distribution. Weights are laid
+    out as for the loop. Where the target
     runs with the harness's attention, this uses the library's ``sdpa``.
 
     Raises:
@@ -39,6 +40,7 @@ def hf_generate(
     stopping = stopping_for(target, prompt_ids, max_new_tokens, stop_strings)
     memory = PeakMemory(target.device)
     watch = _Watch(stopping, clock)
+    target.prepare()
     devices = [target.device] if target.device.type == "cuda" else []
     with _as_users_run_it(target.model), torch.random.fork_rng(devices):
         torch.manual_seed(sampling.seed)

@@ -62,7 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
             raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")
     _require_distinct((*config.baseline, *(options.method for options in drafters)))
     _require_target(config.target)
-    device = _device(config.device)
+    device = resolve_device(config.device)
     limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
     attn = {} if config.attn is None else {"attn": config.attn}
     return Plan(
@@ -125,7 +125,7 @@ def _require_target(name: str) -> None:
         registry.resolve("targets", name)
 
 
-def _device(name: str) -> str:
+def resolve_device(name: str) -> str:
     """The device meant by ``--device``."""
     import torch
 

@@ -16,6 +16,7 @@ from harness.kv_cache import KVCache
 from targets import attention
 from targets.base import TargetOptions, TargetOutput
 from targets.digest import weights_digest
+from targets.packed import can_pack, pack_linear_layers
 from targets.pretrained import load_pretrained, weight_files
 
 
@@ -88,6 +89,9 @@ class TransformersTarget:
         self.dtype: torch.dtype = model.dtype
         self.stop_ids = _stop_ids(model, tokenizer)
         self._enable_thinking = enable_thinking
+        self._num_parameters = sum(item.numel() for item in model.parameters())
+        self._packs = can_pack(model)
+        self._prepared = False
         self._decoder = model.get_decoder()
         self._layers = _decoder_layers(self._decoder, self.num_layers)
         self._feature_layers: tuple[int, ...] = ()
@@ -104,7 +108,7 @@ class TransformersTarget:
 
     @property
     def lm_head(self) -> torch.nn.Linear:
-        """The frozen LM head, for drafters that share it."""
+        """The frozen LM head, for drafters that share it; it has a ``weight`` until `prepare`."""
         module: torch.nn.Linear = self.model.get_output_embeddings()
         return module
 
@@ -133,7 +137,8 @@ class TransformersTarget:
             "template": "chat" if template else None,
             "template_sha256": hashlib.sha256(text.encode()).hexdigest() if template else None,
             "enable_thinking": self._enable_thinking,
-            "num_parameters": sum(item.numel() for item in self.model.parameters()),
+            "num_parameters": self._num_parameters,
+            "packed_weights": self._packs,
             **self.facts,
         }
 
@@ -156,8 +161,18 @@ class TransformersTarget:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def prepare(self) -> None:
+        """Lay the weights out for decoding, once; for every method alike, baselines included.
+
+        From here on the linear layers have no ``weight``.
+        """
+        if not self._prepared and self._packs:
+            pack_linear_layers(self.model)
+        self._prepared = True
+
     def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
         """Empty the cache; its buffers are made again only when they are too small."""
+        self.prepare()
         capacity = max_tokens + max_nodes + 1
         if self._cache is None or self._cache.capacity < capacity:
             multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1

@@ -123,7 +123,7 @@ def _read_array(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import parquet  # type: ignore[import-untyped]
+    from pyarrow import parquet
 
     for number, row in enumerate(parquet.read_table(path).to_pylist(), start=1):
         yield f"{path}, row {number}", row

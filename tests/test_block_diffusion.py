@@ -201,7 +201,7 @@ def test_block_loss_equals_cross_entropy_written_out(target):
             log_q = (out[0, 0] @ target.lm_head.weight.T).log_softmax(-1)
             labels = sequence.ids[anchor + 1 : anchor + BLOCK]
             terms += [-log_q[k + 1, label] for k, label in enumerate(labels)]
-    assert float(loss.total) == pytest.approx(float(torch.stack(terms).mean()), rel=1e-4)
+    assert loss.total.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-4)
 
 
 def test_a_label_outside_the_training_vocabulary_ends_the_chain(target):

@@ -156,15 +156,15 @@ def test_a_checkpoint_from_the_hub_records_its_commit(target, saved, tmp_path, m
     snapshot = saved.rename(tmp_path / commit)
     asked = []
 
-    def download(repo, revision, allow_patterns):
-        asked.append((repo, revision))
+    def download(repo, allow_patterns):
+        asked.append(repo)
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     drafter = build(target, DrafterOptions(name="dflash", argument="somebody/drafter"))
     assert drafter.checkpoint["path"] == "somebody/drafter"
     assert drafter.checkpoint["revision"] == commit
-    assert asked == [("somebody/drafter", None)]
+    assert asked == ["somebody/drafter"]
 
 
 def test_missing_directory(target, tmp_path):

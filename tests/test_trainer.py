@@ -20,6 +20,7 @@ from drafters.block_diffusion.data import batches
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.optimizer import cosine_with_warmup
+from drafters.block_diffusion.shape import drafter_config
 from drafters.block_diffusion.variant import SharedHead, initial_model, start_from_target
 from drafters.none import build as build_none
 from harness.decode import generate
@@ -102,6 +103,8 @@ def test_training_json_says_what_was_done(config):
     }
     assert body["step"] == body["steps"] == 8
     assert body["seed"] == 0
+    assert body["held_back"] == 0.2
+    assert body["initial_weights"] == "target's last layers"
     assert body["data"]["num_sequences"] + body["data"]["num_held_back"] <= 24
     (file,) = body["data"]["files"]
     assert body["data"]["kind"] == "directory"
@@ -110,8 +113,8 @@ def test_training_json_says_what_was_done(config):
     assert file["sha256"] == hashlib.sha256(config.data.read_bytes()).hexdigest()
     assert len(body["data"]["sha256"]) == len(body["target"]["weights_sha256"]) == 64
     assert body["data"]["vocabulary_coverage"] == 1
-    assert body["held_back"][-1]["step"] == 8
-    assert body["held_back"][-1]["train_time_tau"] >= 1
+    assert body["measured"][-1]["step"] == 8
+    assert body["measured"][-1]["train_time_tau"] >= 1
 
 
 def test_the_mask_is_a_token_that_text_never_uses(config):
@@ -187,7 +190,7 @@ def test_all_trains_the_five(config):
 def test_loss_falls(config):
     config = dataclasses.replace(config, drafter="uniform", steps=60, learning_rate=5e-3)
     body = json.loads((trainer.train(config)[0] / "training.json").read_text())
-    history = [entry["train_time_tau"] for entry in body["held_back"]]
+    history = [entry["train_time_tau"] for entry in body["measured"]]
     assert history[-1] > history[0]
 
 
@@ -258,7 +261,7 @@ def test_responses_of_another_tokenizer_are_refused(config, tmp_path):
 def test_weights_start_as_the_targets_last_layers(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     head = SharedHead.of(target, torch.arange(target.vocab_size))
-    model = initial_model(trainer.drafter_config(target, config), head, 0, torch.float32)
+    model = initial_model(drafter_config(target, config), head, 0, torch.float32)
     scale = torch.linspace(1, 2, 2 * target.hidden_size)
     assert start_from_target(model, target, scale)
     last = target.decoder_layers[-1]
@@ -272,7 +275,7 @@ def test_weights_start_as_the_targets_last_layers(config):
 def test_weights_stay_random_where_the_layers_differ(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     head = SharedHead.of(target, torch.arange(target.vocab_size))
-    shape = trainer.drafter_config(target, config)
+    shape = drafter_config(target, config)
     model = initial_model(dataclasses.replace(shape, intermediate_size=99), head, 0, torch.float32)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert not start_from_target(model, target, torch.ones(2 * target.hidden_size))

@@ -57,13 +57,21 @@ class Checkpoint:
         """JSON-ready facts for the record of a run."""
         training = self.training or {}
         return {
-            "path": self.location,
+            "path": _public(self.location),
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
             "objective": training.get("objective"),
             "training": self.training,
         }
+
+
+def _public(location: str) -> str:
+    """``location`` without the directories of this machine, where it is one of the usual places."""
+    for root, name in ((OWN, "drafters/checkpoints"), (user_cache(), "user cache")):
+        if Path(location).is_relative_to(root):
+            return f"{name}/{Path(location).relative_to(root).as_posix()}"
+    return location
 
 
 def slug(target_name: str) -> str:
@@ -99,7 +107,7 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     )
 
 
-def load(location: str, target: Target, revision: str | None = None) -> Checkpoint:
+def load(location: str, target: Target) -> Checkpoint:
     """Read a drafter from a directory or the hub, and check that it was made for ``target``.
 
     Raises:
@@ -108,7 +116,7 @@ def load(location: str, target: Target, revision: str | None = None) -> Checkpoi
     directory = Path(location)
     resolved = None
     if not directory.is_dir():
-        directory, resolved = _download(location, revision)
+        directory, resolved = _download(location)
     body = _read_json(directory / "config.json")
     config = config_from_json(body, str(directory))
     check_target(config, target, location)
@@ -203,15 +211,13 @@ def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) 
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _download(location: str, revision: str | None) -> tuple[Path, str | None]:
+def _download(location: str) -> tuple[Path, str]:
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
     from huggingface_hub import snapshot_download
 
     try:
-        path = snapshot_download(
-            location, revision=revision, allow_patterns=["*.json", "*.safetensors"]
-        )
+        path = snapshot_download(location, allow_patterns=["*.json", "*.safetensors"])
     except Exception as error:
         raise UserError(
             f"drafter {location} is neither a directory nor to be had from the hub "

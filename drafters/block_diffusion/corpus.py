@@ -59,7 +59,10 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         UserError: no prompts, too few of them, or responses of another tokenizer.
     """
     prompts = training_prompts(config.data)
-    rows = in_stable_order(prompts.rows)[: config.max_prompts]
+    most = config.max_prompts
+    if most is None and prompts.kind != "directory":
+        most = config.steps * config.batch_size  # the default's prompts that the steps can draw
+    rows = in_stable_order(prompts.rows)[:most]
     weights = str(target.describe()["weights_sha256"])
     sequences, kept = _sequences(config, target, rows, weights)
     held = [i for i, row in enumerate(kept) if is_held_back(row, config.held_back)]

@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from targets.base import Target
+from targets.packed import can_pack, pack_linear_layers
 from targets.transformers_lm import TransformersTarget
 
 _GROWTH = 512
@@ -88,7 +89,9 @@ class BlockDiffusionDrafter:
         self.feature_layers = config.target_layer_ids
         self.checkpoint = checkpoint
         self.draft = draft
-        self._lm_head = target.lm_head
+        if can_pack(self.model):
+            pack_linear_layers(self.model)
+        self._target = target
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
         self._noise = self._embedding[ids] * config.input_embedding_scale
@@ -120,7 +123,7 @@ class BlockDiffusionDrafter:
         if len(prefix_ids) != self._length:
             raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
         hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        logits = self._lm_head(hidden) * self.model.config.output_multiplier
+        logits = self._target.lm_head(hidden) * self.model.config.output_multiplier
         cap = self.model.config.final_logit_softcapping
         if cap:
             logits = torch.tanh(logits / cap) * cap

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,9 +18,10 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
 from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
 from drafters.block_diffusion.head import is_argmax
-from drafters.block_diffusion.model import DrafterConfig, build_target_layer_ids
+from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
 from drafters.block_diffusion.optimizer import cosine_with_warmup
+from drafters.block_diffusion.shape import drafter_config
 from drafters.block_diffusion.variant import (
     SharedHead,
     Variant,
@@ -35,6 +33,8 @@ from drafters.block_diffusion.variant import (
 )
 from harness import provenance, registry
 from harness.errors import UserError
+from harness.interrupt import interrupt_deferred
+from harness.plan import resolve_device
 from harness.user_cache import user_cache
 from targets.base import TargetOptions
 from targets.load import load_target
@@ -55,7 +55,7 @@ def train(config: TrainConfig) -> list[Path]:
         UserError: unknown names, unusable data, or a target that cannot be loaded.
     """
     objectives = _objectives(config.drafter)
-    device = _device(config.device)
+    device = resolve_device(config.device)
     target = load_target(
         TargetOptions(
             name=config.target, dtype=config.dtype, device=device, revision=config.revision
@@ -75,67 +75,11 @@ def train(config: TrainConfig) -> list[Path]:
     return [_export(variant, config, corpus, target) for variant in variants]
 
 
-def drafter_config(target: TransformersTarget, config: TrainConfig) -> DrafterConfig:
-    """A drafter of the target's own widths."""
-    body = target.model.config
-    heads = body.num_attention_heads
-    return DrafterConfig(
-        hidden_size=body.hidden_size,
-        intermediate_size=body.intermediate_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=getattr(body, "num_key_value_heads", None) or heads,
-        head_dim=getattr(body, "head_dim", None) or body.hidden_size // heads,
-        rms_norm_eps=body.rms_norm_eps,
-        vocab_size=target.vocab_size,
-        max_position_embeddings=target.max_context,
-        rope_parameters=dict(body.rope_parameters),
-        block_size=config.block_size,
-        mask_token_id=choose_mask_token(target),
-        target_layer_ids=build_target_layer_ids(target.num_layers, config.num_features),
-        num_target_layers=target.num_layers,
-    )
-
-
-def choose_mask_token(target: TransformersTarget) -> int:
-    """An id of the target's own vocabulary that ordinary text never uses.
-
-    The first unused row of a padded vocabulary, else the last special token that neither the
-    template nor generation uses.
-
-    Raises:
-        UserError: the vocabulary has neither.
-    """
-    tokenizer = target.tokenizer
-    if len(tokenizer) < target.vocab_size:
-        return len(tokenizer)
-    template = str(tokenizer.chat_template or "")
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}
-    used |= {tokenizer.pad_token_id, *target.stop_ids}
-    free = [
-        index
-        for index, token in tokenizer.added_tokens_decoder.items()
-        if token.special and index not in used and token.content not in template
-    ]
-    if not free:
-        raise UserError(
-            f"the vocabulary of {target.name} has no unused token to serve as the mask; "
-            "add a special token to its tokenizer."
-        )
-    return max(free)
-
-
 def _objectives(names: str) -> dict[str, Objective]:
     if names == "all":
         return dict(OBJECTIVES)
     wanted = dict.fromkeys(name.strip() for name in names.split(","))
     return {name: registry.load("objectives", name) for name in wanted}
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _settings(config: TrainConfig, target: TransformersTarget, corpus: Corpus) -> dict[str, Any]:
@@ -177,8 +121,8 @@ def _variant(
     digest = settings_digest({**settings, "objective": repr(row)})
     snapshot = user_cache() / "training" / f"{name}-{digest[:24]}.pt"
     model = initial_model(shape, head, config.seed, getattr(torch, config.dtype))
-    start_from_target(model, target, corpus.scale)
-    variant = Variant(name, objective, model, config.learning_rate, snapshot)
+    start = "target's last layers" if start_from_target(model, target, corpus.scale) else "random"
+    variant = Variant(name, objective, model, start, config.learning_rate, snapshot)
     variant.resume()
     return variant
 
@@ -216,25 +160,6 @@ def _run(
                     variant.save()
             if interrupted():
                 raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def interrupt_deferred() -> Iterator[Callable[[], bool]]:
-    """Holds SIGINT and SIGTERM back; yields whether one has come. A second one acts at once."""
-    came: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
-        signal.signal(number, before[number])
-
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        before[caught] = signal.signal(caught, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _batches(config: TrainConfig, corpus: Corpus) -> Iterator[list[int]]:
@@ -335,16 +260,20 @@ def _export(
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
     settings = _settings(config, target, corpus)
+    commit, dirty = provenance.source_state(checkpoint.OWN.parent.parent)
     training = {
         "name": variant.name,
         "objective": row,
         **settings,
         "data": {**settings["data"], **corpus.prompts.describe()},
+        "initial_weights": variant.initial_weights,
         "step": variant.step,
         "train_s": round(variant.train_s, 1),
+        "commit": commit,
+        "dirty": dirty,
         "hardware": provenance.hardware(),
         "versions": provenance.versions(),
-        "held_back": variant.history,
+        "measured": variant.history,
     }
     checkpoint.save(directory, variant.export(corpus.scale), training)
     return directory

@@ -164,12 +164,14 @@ class Variant:
         name: str,
         objective: Objective,
         model: BlockDiffusionModel,
+        initial_weights: str,
         learning_rate: float,
         snapshot: Path,
     ) -> None:
         self.name = name
         self.objective = objective
         self.model = model
+        self.initial_weights = initial_weights
         self.optimizer = MasterAdamW(model.parameters(), learning_rate)
         self.snapshot = snapshot
         self.step = 0
