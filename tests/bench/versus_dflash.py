@@ -29,6 +29,7 @@ from harness.decode import generate
 from harness.errors import UserError
 from harness.plan import Plan, make_plan
 from harness.sampling import Sampling
+from targets.base import Target
 from targets.load import load_target
 from targets.pretrained import quiet
 from targets.transformers_lm import TransformersTarget
@@ -133,7 +134,8 @@ def _measure(plan: Plan) -> tuple[list[Pair], dict[str, Any]]:
     drafter = build(target, plan.drafters[0])
     answers = {
         "ours": _ours(target, drafter),
-        "theirs": _theirs(target, drafter, plan.drafters[0].argument or ""),
+        # A model of its own: ours has its weights laid out anew, which is part of our loop.
+        "theirs": _theirs(load_target(plan.target), drafter, plan.drafters[0].argument or ""),
     }
     prompts = {
         f"{task} {prompt.prompt_id}": target.encode_chat(
@@ -147,7 +149,7 @@ def _measure(plan: Plan) -> tuple[list[Pair], dict[str, Any]]:
     order = random.Random(plan.config.seed)
     pairs = []
     for prompt, prompt_ids in prompts.items():
-        pairs.append(_pair(plan, target, answers, prompt, prompt_ids, order))
+        pairs.append(_pair(plan, target.device, answers, prompt, prompt_ids, order))
         print(f"{len(pairs)} of {len(prompts)} prompts", file=sys.stderr)
     facts = {
         "block_size": drafter.block_size,
@@ -168,7 +170,8 @@ def _ours(target: TransformersTarget, drafter: BlockDiffusionDrafter) -> Answer:
     return answer
 
 
-def _theirs(target: TransformersTarget, drafter: BlockDiffusionDrafter, checkpoint: str) -> Answer:
+def _theirs(target: Target, drafter: BlockDiffusionDrafter, checkpoint: str) -> Answer:
+    assert isinstance(target, TransformersTarget)
     try:
         from dflash.model import DFlashDraftModel, dflash_generate
     except ImportError as error:
@@ -198,7 +201,7 @@ def _theirs(target: TransformersTarget, drafter: BlockDiffusionDrafter, checkpoi
 
 def _pair(
     plan: Plan,
-    target: TransformersTarget,
+    device: torch.device,
     answers: dict[str, Answer],
     prompt: str,
     prompt_ids: Sequence[int],
@@ -211,9 +214,7 @@ def _pair(
     for _ in range(plan.config.repeats):
         order.shuffle(jobs)
         for name, limit in jobs:
-            # Takes our hooks off the target, so that the other side does not pay for them.
-            target.start(1, 0, ())
-            taken, found = timed(target.device, partial(answers[name], prompt_ids, limit))
+            taken, found = timed(device, partial(answers[name], prompt_ids, limit))
             seconds[name, limit].append(taken)
             tokens[name, limit] = found
     sides = {
