@@ -222,7 +222,13 @@ def start_slow_run(toy_plugin: Path, output_dir: Path, resume: str = "") -> subp
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **pause},
+        preexec_fn=heed_ctrl_c,
     )
+
+
+def heed_ctrl_c() -> None:
+    """Undo what shells do to the jobs they put in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for_records(process: subprocess.Popen[str], output_dir: Path, number: int) -> Path:
