@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from harness.plan import make_plan
 from harness.records import Generation, Round
 from harness.sampling import Sampling
 from harness.verify import Verdict
-from reports.tables import load_run
+from reports.tables import Run, load_run
 from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
 
@@ -82,7 +82,7 @@ def main(options: Options) -> int:
     return 0
 
 
-def measured(run: object, item: DrafterOptions, task: str) -> str:
+def measured(run: Run, item: DrafterOptions, task: str) -> str:
     """τ of the run's own records for the same method and task, where there is one."""
     own: Sequence[Generation] = [
         g for g in run.generations if g.method == item.method and g.task == task
@@ -97,7 +97,7 @@ def replay(
     prompt: list[int],
     answer: Sequence[int],
     max_new_tokens: int,
-) -> Iterator[Round]:
+) -> list[Round]:
     """Rounds of one answer: drafts are accepted while they agree with it."""
     ids = torch.tensor([[*prompt, *answer]], device=target.device)
     features = target.features_of(ids, torch.ones_like(ids), drafter.feature_layers)[0]
@@ -131,7 +131,7 @@ def replay(
             drafter.observe(verdict, features[row : row + accepted + 1])
         at += committed
     drafter.reset()
-    return iter(result)
+    return result
 
 
 if __name__ == "__main__":
