@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from drafters.block_diffusion.data import Blocks, TrainingSequence, draw_anchors, make_blocks
+from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.head import label_log_prob
 from drafters.block_diffusion.model import (
@@ -250,3 +251,31 @@ def test_sampled_draft_comes_with_its_distribution(target):
     torch.testing.assert_close(proposal.q.sum(-1), torch.ones(2))
     drafter.start(torch.arange(5), features, Sampling(temperature=0.8, seed=3))
     assert torch.equal(drafter.propose(range(5), 9, 2).tokens, proposal.tokens)
+
+
+def test_a_draft_vocabulary_bounds_what_is_proposed_and_changes_nothing_else(target):
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    model = initial_model(small_config(target), head, seed=2, dtype=torch.float32)
+    some = torch.arange(1, toy.VOCAB, 3)
+    features = torch.randn(5, 2 * target.hidden_size)
+    sampling = Sampling(temperature=0.8, seed=3)
+
+    def proposal(draft, vocabulary=None):
+        drafter = BlockDiffusionDrafter(model, target, BLOCK, draft, vocabulary=vocabulary)
+        drafter.start(torch.arange(5), features, sampling)
+        return drafter.propose(range(5), 9, 3)
+
+    whole, part = proposal("sample"), proposal("sample", some)
+    assert whole.q is not None and part.q is not None
+    kept = torch.zeros_like(whole.q).index_copy(1, some, whole.q[:, some])
+    torch.testing.assert_close(part.q, kept / kept.sum(-1, keepdim=True))
+    assert set(part.tokens.tolist()) <= set(some.tolist())
+    best = some[whole.q[:, some].argmax(-1)]
+    assert torch.equal(proposal("argmax", some).tokens, best)
+
+
+def test_rows_of_a_head_with_a_bias_keep_their_bias(target):
+    target.lm_head.bias = torch.nn.Parameter(torch.randn(toy.VOCAB))
+    hidden, some = torch.randn(3, target.hidden_size), torch.tensor([2, 5, 7])
+    whole = DraftHead(target, None).logits(hidden)
+    torch.testing.assert_close(DraftHead(target, some).logits(hidden), whole[:, some])

@@ -47,6 +47,43 @@ def test_round_trip(target, saved):
         assert torch.equal(found.model.state_dict()[key], value)
 
 
+def test_a_draft_vocabulary_comes_back_and_is_kept_to(target, tmp_path):
+    some = torch.tensor([0, 4, 9])
+    checkpoint.save(tmp_path / "part", random_model(target), {}, some)
+    found = checkpoint.load(str(tmp_path / "part"), target)
+    assert found.vocabulary is not None and torch.equal(found.vocabulary, some)
+    assert found.describe()["draft_vocab_size"] == 3
+    drafter = build(target, DrafterOptions(name="uniform", argument=str(tmp_path / "part")))
+    drafter.start(torch.arange(5), torch.randn(5, 2 * target.hidden_size), Sampling())
+    assert set(drafter.propose(range(5), 9, 3).tokens.tolist()) <= {0, 4, 9}
+
+
+def test_without_a_draft_vocabulary_all_tokens_are_drafted(target, saved):
+    found = checkpoint.load(str(saved), target)
+    assert found.vocabulary is None
+    assert found.describe()["draft_vocab_size"] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "{}",
+        "[1, 2]",
+        '{"token_ids": []}',
+        '{"token_ids": [2, 1]}',
+        '{"token_ids": [1, 1]}',
+        '{"token_ids": [1, 99999]}',
+        '{"token_ids": [-1]}',
+        '{"token_ids": ["1"]}',
+    ],
+)
+def test_a_broken_draft_vocabulary(target, saved, text):
+    (saved / "draft_vocabulary.json").write_text(text)
+    refuses(target, saved, "draft_vocabulary.json")
+
+
 def test_layout_is_dflashs(target, saved):
     body = json.loads((saved / "config.json").read_text())
     assert body["architectures"] == ["DFlashDraftModel"]

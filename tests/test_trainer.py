@@ -117,6 +117,14 @@ def test_training_json_says_what_was_done(config):
     assert body["measured"][-1]["train_time_tau"] >= 1
 
 
+def test_a_drafter_drafts_over_the_vocabulary_it_was_trained_on(config):
+    directory = trainer.train(dataclasses.replace(config, train_vocab_size=5))[0]
+    kept = json.loads((directory / "draft_vocabulary.json").read_text())["token_ids"]
+    assert len(kept) == 5
+    whole = trainer.train(config)[0]
+    assert not (whole / "draft_vocabulary.json").exists()
+
+
 def test_the_mask_is_a_token_that_text_never_uses(config):
     directory = trainer.train(dataclasses.replace(config, steps=1))[0]
     body = json.loads((directory / "config.json").read_text())

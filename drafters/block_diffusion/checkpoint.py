@@ -1,6 +1,8 @@
 """Drafter checkpoints in the DFlash layout: config.json, model.safetensors, training.json.
 
 Published DFlash drafters load here, and what is written here loads in engines that serve DFlash.
+A drafter trained on part of the vocabulary also has draft_vocabulary.json, the ids of its tokens;
+other engines do not read it, and draft over the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 OWN = Path(__file__).resolve().parent.parent / "checkpoints"
 """Drafters shipped with the project, ``<target>/<name>``."""
 
+_VOCABULARY = "draft_vocabulary.json"
+
 
 class MissingCheckpoint(UserError):
     """No drafter of this name has been trained for the target."""
@@ -41,6 +45,7 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode, on the CPU, in the dtype of the file.
+        vocabulary: ``[V']`` int64, the tokens it drafts, ascending; None for all.
         training: content of ``training.json``; None for a foreign checkpoint.
         location: path or hub id, as it was asked for.
         revision: resolved hub commit, None for a directory.
@@ -48,6 +53,7 @@ class Checkpoint:
     """
 
     model: BlockDiffusionModel
+    vocabulary: torch.Tensor | None
     training: dict[str, Any] | None
     location: str
     revision: str | None
@@ -61,6 +67,7 @@ class Checkpoint:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
+            "draft_vocab_size": None if self.vocabulary is None else len(self.vocabulary),
             "objective": training.get("objective"),
             "training": self.training,
         }
@@ -150,11 +157,29 @@ def load(location: str, target: Target) -> Checkpoint:
     _warn_of_other_weights(training, target, location)
     return Checkpoint(
         model.eval().requires_grad_(False),
+        _read_vocabulary(directory / _VOCABULARY, config.vocab_size),
         training,
         location,
         resolved,
         weights_digest(files),
     )
+
+
+def _read_vocabulary(path: Path, vocab_size: int) -> torch.Tensor | None:
+    if not path.is_file():
+        return None
+    ids = _read_json(path).get("token_ids")
+    if (
+        not isinstance(ids, list)
+        or not ids
+        or not all(type(item) is int and 0 <= item < vocab_size for item in ids)
+        or ids != sorted(set(ids))
+    ):
+        raise UserError(
+            f"{path} does not hold distinct ascending token ids below {vocab_size}; "
+            "fetch or train the checkpoint again."
+        )
+    return torch.tensor(ids)
 
 
 def check_target(config: DrafterConfig, target: Target, location: str) -> None:
@@ -191,7 +216,12 @@ def _warn_of_other_weights(training: dict[str, Any] | None, target: Target, loca
         )
 
 
-def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) -> None:
+def save(
+    directory: Path,
+    model: BlockDiffusionModel,
+    training: dict[str, Any],
+    vocabulary: torch.Tensor | None = None,
+) -> None:
     """Write a checkpoint beside ``directory`` and move it there whole."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
@@ -203,6 +233,10 @@ def save(directory: Path, model: BlockDiffusionModel, training: dict[str, Any]) 
         save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
         _write_json(scratch / "config.json", config_to_json(model.config, dtype))
         _write_json(scratch / "training.json", training)
+        if vocabulary is not None:
+            # On one line: thousands of ids.
+            ids = json.dumps({"token_ids": vocabulary.tolist()})
+            (scratch / _VOCABULARY).write_text(ids + "\n", encoding="utf-8")
         scratch.chmod(0o755)
         if directory.exists():
             shutil.rmtree(directory)

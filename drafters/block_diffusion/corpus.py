@@ -35,7 +35,7 @@ class Corpus:
         held_back: indices kept out.
         features: the target's, of every sequence.
         scale: ``[F]`` float32, typical magnitude of each feature.
-        vocabulary: ``[V']`` ids of the softmax in training, ascending.
+        vocabulary: ``[V']`` ids of the softmax, ascending.
         coverage: share of response tokens inside ``vocabulary``.
         digest: of all token ids.
         prompts: what the sequences were made of, and where it came from.
@@ -73,15 +73,17 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
     digest = corpus_digest(sequences)
     features = _features(target, sequences, layers, weights, digest)
-    size = config.train_vocab_size or target.vocab_size
-    vocabulary, coverage = frequent_tokens([sequences[i] for i in train], size)
+    vocabulary, coverage = torch.arange(target.vocab_size), 1.0
+    if config.train_vocab_size:
+        ids, coverage = frequent_tokens([sequences[i] for i in train], config.train_vocab_size)
+        vocabulary = torch.from_numpy(ids)
     return Corpus(
         sequences,
         train,
         held,
         features,
         features.scale(),
-        torch.from_numpy(vocabulary),
+        vocabulary,
         coverage,
         digest,
         prompts,

@@ -12,6 +12,7 @@ import torch
 
 from drafters.base import DrafterOptions, Proposal
 from drafters.block_diffusion import checkpoint
+from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.model import BlockDiffusionModel
 from harness.errors import UserError
 from harness.sampling import Sampling
@@ -39,7 +40,12 @@ def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
         raise UserError(f"--block-size {block_size} leaves nothing to draft; give at least 2.")
     draft = options.draft or ("argmax" if options.greedy else "sample")
     return BlockDiffusionDrafter(
-        found.model, target, block_size, draft, checkpoint=found.describe()
+        found.model,
+        target,
+        block_size,
+        draft,
+        vocabulary=found.vocabulary,
+        checkpoint=found.describe(),
     )
 
 
@@ -80,6 +86,7 @@ class BlockDiffusionDrafter:
         block_size: int,
         draft: Literal["argmax", "sample"] = "argmax",
         *,
+        vocabulary: torch.Tensor | None = None,
         checkpoint: dict[str, Any] | None = None,
     ) -> None:
         config = model.config
@@ -91,7 +98,7 @@ class BlockDiffusionDrafter:
         self.draft = draft
         if can_pack(self.model):
             pack_linear_layers(self.model)
-        self._target = target
+        self._head = DraftHead(target, vocabulary)
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
         self._noise = self._embedding[ids] * config.input_embedding_scale
@@ -123,15 +130,15 @@ class BlockDiffusionDrafter:
         if len(prefix_ids) != self._length:
             raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
         hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        logits = self._target.lm_head(hidden) * self.model.config.output_multiplier
+        logits = self._head.logits(hidden) * self.model.config.output_multiplier
         cap = self.model.config.final_logit_softcapping
         if cap:
             logits = torch.tanh(logits / cap) * cap
         if self.draft == "argmax":
-            return Proposal.chain(logits.argmax(-1))
+            return Proposal.chain(self._head.token_ids(logits.argmax(-1)))
         q = self._sampling.probs(logits)
-        tokens = torch.multinomial(q, 1, generator=self._generator)[:, 0]
-        return Proposal.chain(tokens, q)
+        rows = torch.multinomial(q, 1, generator=self._generator)[:, 0]
+        return Proposal.chain(self._head.token_ids(rows), self._head.widen(q))
 
     @torch.inference_mode()
     def _extend(self, features: torch.Tensor | None) -> None:

@@ -70,8 +70,7 @@ def train(config: TrainConfig) -> list[Path]:
         _variant(name, objective, config, target, corpus, head)
         for name, objective in objectives.items()
     ]
-    whole = SharedHead.of(target, torch.arange(target.vocab_size))
-    _run(variants, config, corpus, head, whole)
+    _run(variants, config, corpus, head)
     return [_export(variant, config, corpus, target) for variant in variants]
 
 
@@ -132,7 +131,6 @@ def _run(
     config: TrainConfig,
     corpus: Corpus,
     head: SharedHead,
-    whole: SharedHead,
 ) -> None:
     """Take every variant to the last step; those behind catch up first, on the same batches.
 
@@ -152,7 +150,7 @@ def _run(
                 if variant.step == step:
                     report[variant.name] = _step(variant, config, blocks, features, head)
             if (step + 1) % every == 0 or step + 1 == config.steps:
-                measure([v for v in variants if v.step == step + 1], corpus, whole, config)
+                measure([v for v in variants if v.step == step + 1], corpus, head, config)
             bar.update()
             bar.set_postfix_str(_summary(report, variants))
             if interrupted() or (step + 1) % config.save_every == 0 or step + 1 == config.steps:
@@ -207,12 +205,11 @@ def _step(
 
 
 @torch.no_grad()
-def measure(
-    variants: list[Variant], corpus: Corpus, whole: SharedHead, config: TrainConfig
-) -> None:
-    """Training-time accepted length on held-back prompts, with the whole vocabulary.
+def measure(variants: list[Variant], corpus: Corpus, head: SharedHead, config: TrainConfig) -> None:
+    """Training-time accepted length on held-back prompts, as drafting has it.
 
-    Fixed anchors; leading argmax matches a block plus the bonus token. Appended to the history.
+    Fixed anchors; leading argmax matches a block plus the bonus token; a token outside the
+    vocabulary of ``head`` is a miss. Appended to the history.
     """
     chosen = corpus.held_back[:_EVAL_SEQUENCES]
     totals = {variant.name: [0.0, 0.0] for variant in variants}
@@ -221,14 +218,14 @@ def measure(
         sequences = [corpus.sequences[i] for i in indices]
         anchors = [draw_anchors(s, _EVAL_ANCHORS, np.random.default_rng(0)) for s in sequences]
         blocks = _to(
-            make_blocks(sequences, anchors, max(map(len, anchors)), config.block_size), whole
+            make_blocks(sequences, anchors, max(map(len, anchors)), config.block_size), head
         )
-        features = scaled_features(corpus, indices, whole)
+        features = scaled_features(corpus, indices, head)
         count = float(blocks.valid[:, :, 0].sum())
         for variant in variants:
-            hidden, labels, valid = label_rows(variant.model, blocks, features, whole)
+            hidden, labels, valid = label_rows(variant.model, blocks, features, head)
             hits = torch.zeros_like(valid).masked_scatter(
-                valid, is_argmax(hidden, whole.lm_head, labels)
+                valid, is_argmax(hidden, head.lm_head, labels)
             )
             totals[variant.name][0] += float(hits.cumprod(-1).sum())
             totals[variant.name][1] += count
@@ -275,5 +272,7 @@ def _export(
         "versions": provenance.versions(),
         "measured": variant.history,
     }
-    checkpoint.save(directory, variant.export(corpus.scale), training)
+    whole = len(corpus.vocabulary) == target.vocab_size
+    vocabulary = None if whole else corpus.vocabulary
+    checkpoint.save(directory, variant.export(corpus.scale), training, vocabulary)
     return directory

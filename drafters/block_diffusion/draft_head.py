@@ -1,0 +1,50 @@
+"""The LM head as a drafter uses it: the target's own, or the rows of it that were trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from targets.packed import PackedLinear, can_pack
+from targets.transformers_lm import TransformersTarget
+
+
+class DraftHead:
+    """Logits over the draft vocabulary, and the way back to token ids.
+
+    The head is a large share of a small drafter's pass, and most of its rows are never right. A
+    token outside the vocabulary is never proposed; what is committed stays the target's choice
+    (FR-Spec, arXiv 2502.14856, drafts over frequent tokens likewise).
+    """
+
+    def __init__(self, target: TransformersTarget, vocabulary: torch.Tensor | None) -> None:
+        """Take rows ``vocabulary`` ``[V']`` of the target's head; None takes it whole."""
+        self._target = target
+        self._vocabulary = None if vocabulary is None else vocabulary.to(target.device)
+        self._part = None if self._vocabulary is None else _rows(target.lm_head, self._vocabulary)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """``[n, D]`` to ``[n, V']``."""
+        # A whole head is asked for at each call: the target may have packed it meanwhile.
+        head = self._target.lm_head if self._part is None else self._part
+        logits: torch.Tensor = head(hidden)
+        return logits
+
+    def token_ids(self, rows: torch.Tensor) -> torch.Tensor:
+        """Tokens ``[n]`` of rows of the head."""
+        return rows if self._vocabulary is None else self._vocabulary[rows]
+
+    def widen(self, q: torch.Tensor) -> torch.Tensor:
+        """Probabilities ``[n, V']`` as ``[n, V]``, zero outside the draft vocabulary."""
+        if self._vocabulary is None:
+            return q
+        wide = q.new_zeros((q.shape[0], self._target.vocab_size))
+        return wide.index_copy_(1, self._vocabulary, q)
+
+
+def _rows(head: nn.Linear, rows: torch.Tensor) -> nn.Module:
+    part = nn.Linear(head.in_features, len(rows), bias=head.bias is not None, device="meta")
+    part.weight = nn.Parameter(head.weight.detach()[rows], requires_grad=False)
+    if head.bias is not None:
+        part.bias = nn.Parameter(head.bias.detach()[rows], requires_grad=False)
+    return PackedLinear(part) if can_pack(part) else part
