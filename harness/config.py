@@ -64,7 +64,7 @@ class RunConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of target and drafters."""
     attn: str | None = None
-    """Attention implementation; by default the target's own."""
+    """Attention implementation; by default sdpa, on a CPU a faster form of it where it serves."""
     device: str = "auto"
     """cuda where there is one, else cpu; or a device's name."""
     seed: int = 0

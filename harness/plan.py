@@ -64,7 +64,6 @@ def make_plan(config: RunConfig) -> Plan:
     _require_target(config.target)
     device = resolve_device(config.device)
     limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
-    attn = {} if config.attn is None else {"attn": config.attn}
     return Plan(
         config=config,
         target=TargetOptions(
@@ -73,7 +72,7 @@ def make_plan(config: RunConfig) -> Plan:
             device=device,
             revision=config.revision,
             enable_thinking=config.enable_thinking,
-            **attn,
+            attn=config.attn,
         ),
         baselines=config.baseline,
         drafters=drafters,

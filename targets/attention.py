@@ -1,4 +1,7 @@
-"""Attention masks of a verify pass, and the attention function ``exact``.
+"""Attention masks of a verify pass, and two attention functions for CPUs.
+
+With ``grouped``, query heads that share a key head become rows of one matrix: keys and values are
+read once and never copied, which is what most of a verify pass's extra time went to.
 
 With ``exact``, a row's result does not depend on how many rows are computed with it (bfloat16 on
 CPU, chains): the cache rounds its views up to `EXACT_MULTIPLE` rows, every pass after the prefill
@@ -15,8 +18,16 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from harness.errors import UserError
+
+GROUPED = "grouped"
 EXACT = "exact"
 EXACT_MULTIPLE = 16
+_OTHER_ARITHMETIC = ("softcap", "s_aux", "position_bias")
+"""Arguments by which some architectures ask for more than plain attention."""
+
+_NOISE = 0.03
+"""Relative difference of logits that bfloat16 explains; another arithmetic is far above it."""
 
 
 def ancestor_visibility(
@@ -61,7 +72,17 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
-def exact_attention(
+def _require_plain(name: str, arguments: dict[str, Any]) -> None:
+    """Refuse what would be silently wrong if it were ignored."""
+    for argument in _OTHER_ARITHMETIC:
+        if arguments.get(argument) is not None:
+            raise UserError(
+                f"this target's attention needs {argument}, which --attn {name} does not compute; "
+                "write --attn eager."
+            )
+
+
+def grouped_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -72,6 +93,32 @@ def exact_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' interface: ``[B, heads, q, D]`` in, ``[B, q, heads, D]`` out."""
+    _require_plain(GROUPED, kwargs)
+    rows, share = query.shape[2], query.shape[1] // key.shape[1]
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    if attention_mask is None:
+        output = sdpa(
+            query, key, value, None, dropout, rows > 1, scale=scaling, enable_gqa=share > 1
+        )
+    else:
+        stacked = query.reshape(query.shape[0], key.shape[1], share * rows, -1)
+        mask = attention_mask.repeat(1, 1, share, 1)
+        output = sdpa(stacked, key, value, mask, dropout, scale=scaling).view(query.shape)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def exact_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """As `grouped_attention`, with results that do not depend on the number of rows."""
+    _require_plain(EXACT, kwargs)
     rows = query.shape[2]
     if rows == 1 and attention_mask is not None:
         # One row goes to another kernel than two; `expand` would be seen through.
@@ -90,6 +137,24 @@ def exact_attention(
     return output[:, :, :rows].transpose(1, 2).contiguous(), None
 
 
+def grouped_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **kwargs: Any,
+) -> torch.Tensor | None:
+    """The library's mask, made additive once instead of once a layer in the kernel."""
+    mask = sdpa_mask(batch_size, q_length, kv_length, q_offset, **kwargs)
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
+        ~mask, torch.finfo(dtype).min
+    )
+
+
 def exact_mask(
     batch_size: int,
     q_length: int,
@@ -97,26 +162,38 @@ def exact_mask(
     q_offset: int = 0,
     *,
     allow_is_causal_skip: bool = True,
-    dtype: torch.dtype = torch.float32,
     **kwargs: Any,
 ) -> torch.Tensor | None:
-    """The library's causal mask; left out for a prefill of several tokens only."""
+    """As `grouped_mask`; left out for a prefill of several tokens only."""
     prefill = q_length > 1 and q_offset == 0
-    mask = sdpa_mask(
-        batch_size,
-        q_length,
-        kv_length,
-        q_offset,
-        allow_is_causal_skip=allow_is_causal_skip and prefill,
-        **kwargs,
-    )
-    if mask is None:
-        return None
-    # Once here instead of once a layer in the kernel.
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
-        ~mask, torch.finfo(dtype).min
+    skip = allow_is_causal_skip and prefill
+    return grouped_mask(
+        batch_size, q_length, kv_length, q_offset, allow_is_causal_skip=skip, **kwargs
     )
 
 
+def prefer_grouped(model: Any) -> None:
+    """Switch ``model`` to ``grouped`` where a pass behind a past shows the library's logits."""
+    ids = torch.arange(1, 7, device=model.device)[None] % model.config.vocab_size
+
+    @torch.inference_mode()
+    def logits() -> torch.Tensor:
+        past = model(input_ids=ids[:, :3], use_cache=True).past_key_values
+        rows = model(input_ids=ids[:, 3:], past_key_values=past, use_cache=True).logits
+        return rows.float()
+
+    before = model.config._attn_implementation
+    try:
+        expected = logits()
+        model.set_attn_implementation(GROUPED)
+        same = bool((logits() - expected).norm() < _NOISE * expected.norm())
+    except (UserError, ValueError, RuntimeError):  # another arithmetic, or shapes unheard of
+        same = False
+    if not same:
+        model.set_attn_implementation(before)
+
+
+AttentionInterface.register(GROUPED, grouped_attention)
+AttentionMaskInterface.register(GROUPED, grouped_mask)
 AttentionInterface.register(EXACT, exact_attention)
 AttentionMaskInterface.register(EXACT, exact_mask)

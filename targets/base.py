@@ -35,7 +35,8 @@ class TargetOptions:
     """Name in the table, local directory or hub id."""
     dtype: str = "bfloat16"
     device: str = "cpu"
-    attn: str = "sdpa"
+    attn: str | None = None
+    """None takes the library's sdpa, on a CPU ``grouped`` where that computes the same."""
     revision: str | None = None
     enable_thinking: bool = False
 

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as library_logging
 
 from harness.errors import UserError
+from targets.attention import prefer_grouped
 from targets.base import TargetOptions
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -50,7 +51,7 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
             config=config,
             revision=options.revision,
             dtype=dtype,
-            attn_implementation=options.attn,
+            attn_implementation=options.attn or "sdpa",
             output_loading_info=True,
         )
         if report["missing_keys"]:
@@ -59,6 +60,8 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
                 f"such as {min(report['missing_keys'])} are missing; download them again."
             )
         network = network.to(device).eval().requires_grad_(False)
+        if options.attn is None and device.type == "cpu":
+            prefer_grouped(network)
     tokenizer = _tokenizer(model, options, network.get_input_embeddings().num_embeddings)
     revision = getattr(network.config, "_commit_hash", None)
     return Pretrained(network, tokenizer, _directory(model, revision), revision)
@@ -173,7 +176,7 @@ def _sentences(model: str, options: TargetOptions) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise UserError(
-            f"{model} cannot be loaded with --attn {options.attn}: {_first_line(error)}."
+            f"{model} cannot be loaded with --attn {options.attn or 'sdpa'}: {_first_line(error)}."
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(_explain(error, model, options)) from error

@@ -74,7 +74,7 @@ def test_keep_gathers_what_a_copy_would(past: int, kept: set[int]) -> None:
         assert torch.equal(values, -tensor[:, :, index])
 
 
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_after_a_tree_the_cache_is_that_of_a_fresh_prefill(name: str, attn: str) -> None:
     target = toy.TARGETS[name](attn=attn)

@@ -18,13 +18,24 @@ import pytest
 import torch
 import toy
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from drafters.base import Proposal
 from harness.errors import UserError
 from harness.kv_cache import round_up
 from targets import pretrained, smollm2
-from targets.attention import EXACT_MULTIPLE, exact_attention, exact_mask
+from targets.attention import (
+    EXACT_MULTIPLE,
+    exact_attention,
+    exact_mask,
+    grouped_attention,
+    prefer_grouped,
+)
 from targets.base import TargetOptions
 from targets.digest import file_digest, weights_digest
 from targets.load import load_target
@@ -78,7 +89,7 @@ def options(**kwargs: Any) -> TargetOptions:
 # Passes
 
 
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_rows_of_every_pass_equal_the_forward_without_a_cache(name: str, attn: str) -> None:
     """Prefill, chains and single tokens, past the sliding window, logits and features alike."""
@@ -117,7 +128,7 @@ def _broad_then_deep(draw: random.Random) -> Proposal:
 
 
 @pytest.mark.parametrize("shape", (_random_tree, _broad_then_deep))
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_a_tree_says_what_its_paths_say(
     name: str, attn: str, shape: Callable[[random.Random], Proposal]
@@ -214,6 +225,45 @@ def test_exact_attention_gives_a_row_one_result_in_bfloat16() -> None:
         enable_gqa=True,
     ).transpose(1, 2)
     torch.testing.assert_close(together.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("name", sorted(toy.TARGETS))
+def test_grouped_is_preferred_where_it_computes_the_same(name: str) -> None:
+    model = toy.TARGETS[name]().model
+    prefer_grouped(model)
+    assert model.config._attn_implementation == "grouped"
+
+
+def test_a_difference_keeps_the_librarys_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    def doubled(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+        return 2 * grouped_attention(*args, **kwargs)[0], None
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "grouped", doubled)
+    model = toy.llama().model
+    prefer_grouped(model)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("attend", (grouped_attention, exact_attention))
+def test_arithmetic_that_is_not_computed_is_refused(attend: Callable[..., Any]) -> None:
+    x = torch.randn(1, 2, 3, 8)
+    with pytest.raises(UserError, match="softcap"):
+        attend(torch.nn.Identity(), x, x, x, None, softcap=50.0)
+
+
+def test_a_capped_attention_keeps_its_own() -> None:
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+    )
+    model = Gemma2ForCausalLM._from_config(config, attn_implementation="eager").eval()
+    prefer_grouped(model)
+    assert model.config._attn_implementation == "eager"
 
 
 # Loading
