@@ -130,6 +130,8 @@ class DrafterOptions:
     """Checkpoint path or hub id, acceptance rate, …: the drafter's own business."""
     block_size: int | None = None
     """None takes the drafter's own."""
+    draft_vocab: Literal["full", "trained"] = "full"
+    """Whether a drafter proposes any token, or only those it was trained on."""
     draft: Literal["argmax", "sample"] | None = None
     """None takes argmax when greedy, sample otherwise."""
     greedy: bool = True

@@ -61,6 +61,8 @@ class RunConfig:
     """Longest answer; by default 2048 on a GPU and 128 on a CPU."""
     block_size: int | None = None
     """Tokens of a draft block, the pending one included; by default the drafter's own."""
+    draft_vocab: Literal["full", "trained"] = "full"
+    """Tokens that block-diffusion drafters propose: all, or only those they were trained on."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of target and drafters."""
     attn: str | None = None

@@ -72,6 +72,7 @@ def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
         "argument": options.argument,
         "block_size": drafter.block_size,
         "draft": drafter.draft,
+        "draft_vocab_size": getattr(drafter, "draft_vocab_size", None),
         "checkpoint": getattr(drafter, "checkpoint", None),
     }
     return Method(

@@ -52,7 +52,11 @@ def make_plan(config: RunConfig) -> Plan:
     """
     greedy = config.temperature == 0
     drafters = tuple(
-        dataclasses.replace(DrafterOptions.parse(text, config.block_size), greedy=greedy)
+        dataclasses.replace(
+            DrafterOptions.parse(text, config.block_size),
+            greedy=greedy,
+            draft_vocab=config.draft_vocab,
+        )
         for text in config.drafter
     )
     for options in drafters:

@@ -67,7 +67,7 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
 
 
 def _softmax_rows(training: Mapping[str, Any]) -> str:
-    """Size of the vocabulary the loss was computed over; drafting always uses all of it."""
+    """Size of the vocabulary the loss was computed over; drafting need not keep to it."""
     if "train_vocab_size" not in training:
         return form.BLANK
     if not training["train_vocab_size"]:

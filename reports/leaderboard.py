@@ -173,10 +173,11 @@ def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]
 
 
 def _draft_cells(item: Mapping[str, Any]) -> tuple[Cell, Cell]:
-    block = item.get("block_size")
+    block, size = item.get("block_size"), item.get("draft_vocab_size")
+    draft = form.text(item.get("draft"))
     return (
         Cell(text=form.text(block), value=block),
-        Cell(text=form.text(item.get("draft"))),
+        Cell(text=f"{draft}, {form.count(size)} tokens" if size else draft),
     )
 
 

@@ -102,7 +102,7 @@ def grouped_attention(
         )
     else:
         stacked = query.reshape(query.shape[0], key.shape[1], share * rows, -1)
-        mask = attention_mask.repeat(1, 1, share, 1)
+        mask = torch.cat([attention_mask] * share, dim=2)
         output = sdpa(stacked, key, value, mask, dropout, scale=scaling).view(query.shape)
     return output.transpose(1, 2).contiguous(), None
 

@@ -52,16 +52,23 @@ def test_a_draft_vocabulary_comes_back_and_is_kept_to(target, tmp_path):
     checkpoint.save(tmp_path / "part", random_model(target), {}, some)
     found = checkpoint.load(str(tmp_path / "part"), target)
     assert found.vocabulary is not None and torch.equal(found.vocabulary, some)
-    assert found.describe()["draft_vocab_size"] == 3
-    drafter = build(target, DrafterOptions(name="uniform", argument=str(tmp_path / "part")))
-    drafter.start(torch.arange(5), torch.randn(5, 2 * target.hidden_size), Sampling())
-    assert set(drafter.propose(range(5), 9, 3).tokens.tolist()) <= {0, 4, 9}
+    features = torch.randn(5, 2 * target.hidden_size)
+    options = DrafterOptions(name="uniform", argument=str(tmp_path / "part"))
+
+    def proposed(options):
+        drafter = build(target, options)
+        drafter.start(torch.arange(5), features, Sampling())
+        return drafter.draft_vocab_size, set(drafter.propose(range(5), 9, 3).tokens.tolist())
+
+    size, tokens = proposed(dataclasses.replace(options, draft_vocab="trained"))
+    assert size == 3 and tokens <= {0, 4, 9}
+    size, tokens = proposed(options)
+    assert size is None and not tokens <= {0, 4, 9}
 
 
 def test_without_a_draft_vocabulary_all_tokens_are_drafted(target, saved):
     found = checkpoint.load(str(saved), target)
     assert found.vocabulary is None
-    assert found.describe()["draft_vocab_size"] is None
 
 
 @pytest.mark.parametrize(

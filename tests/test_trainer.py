@@ -117,7 +117,7 @@ def test_training_json_says_what_was_done(config):
     assert body["measured"][-1]["train_time_tau"] >= 1
 
 
-def test_a_drafter_drafts_over_the_vocabulary_it_was_trained_on(config):
+def test_a_checkpoint_names_the_vocabulary_it_was_trained_on(config):
     directory = trainer.train(dataclasses.replace(config, train_vocab_size=5))[0]
     kept = json.loads((directory / "draft_vocabulary.json").read_text())["token_ids"]
     assert len(kept) == 5

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from drafters.base import Proposal
 from harness.sampling import Sampling
-from harness.verify import Verdict, draw, verify
+from harness.verify import Verdict, best_tokens, draw, verify
 
 VOCAB = 5
 LENGTH = 3
@@ -418,3 +418,10 @@ def test_match_descends_as_a_walk_over_paths_does(seed: int, data: st.DataObject
     assert verdict.path == best
     assert verdict.tokens == tuple(tokens[node] for node in best)
     assert verdict.next_token == own[(best[-1] if best else -1) + 1]
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32))
+def test_of_equal_logits_the_first_is_best(dtype: torch.dtype) -> None:
+    logits = torch.randint(0, 4, (200, 97), generator=torch.Generator().manual_seed(0)).to(dtype)
+    first = [row.index(max(row)) for row in logits.tolist()]
+    assert best_tokens(logits).tolist() == first

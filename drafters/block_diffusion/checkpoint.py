@@ -1,8 +1,7 @@
 """Drafter checkpoints in the DFlash layout: config.json, model.safetensors, training.json.
 
 Published DFlash drafters load here, and what is written here loads in engines that serve DFlash.
-A drafter trained on part of the vocabulary also has draft_vocabulary.json, the ids of its tokens;
-other engines do not read it, and draft over the whole vocabulary.
+A drafter trained on part of the vocabulary also has draft_vocabulary.json, the ids of its tokens.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode, on the CPU, in the dtype of the file.
-        vocabulary: ``[V']`` int64, the tokens it drafts, ascending; None for all.
+        vocabulary: ``[V']`` int64, the tokens it was trained on, ascending; None for all.
         training: content of ``training.json``; None for a foreign checkpoint.
         location: path or hub id, as it was asked for.
         revision: resolved hub commit, None for a directory.
@@ -67,7 +66,6 @@ class Checkpoint:
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
-            "draft_vocab_size": None if self.vocabulary is None else len(self.vocabulary),
             "objective": training.get("objective"),
             "training": self.training,
         }

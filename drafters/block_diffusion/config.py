@@ -40,8 +40,8 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Global gradient norm is clipped to this."""
     train_vocab_size: int = 8192
-    """Train and draft over this many of the most frequent response tokens; 0 for the
-    target's whole vocabulary."""
+    """Softmax over this many of the most frequent response tokens, in training; 0 takes the
+    target's whole vocabulary. Drafting uses all of it unless ``--draft-vocab trained``."""
     max_prompts: int | None = None
     """Use only so many prompts, in a stable pseudo-random order."""
     max_new_tokens: int = 224

@@ -12,9 +12,9 @@ from targets.transformers_lm import TransformersTarget
 class DraftHead:
     """Logits over the draft vocabulary, and the way back to token ids.
 
-    The head is a large share of a small drafter's pass, and most of its rows are never right. A
-    token outside the vocabulary is never proposed; what is committed stays the target's choice
-    (FR-Spec, arXiv 2502.14856, drafts over frequent tokens likewise).
+    The head is most of a small drafter's pass, and most of its rows are never right: with some of
+    the rows a draft is cheaper, a token outside them is never proposed, and what is committed stays
+    the target's choice (as FR-Spec has it, arXiv 2502.14856).
     """
 
     def __init__(self, target: TransformersTarget, vocabulary: torch.Tensor | None) -> None:

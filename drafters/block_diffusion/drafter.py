@@ -16,7 +16,7 @@ from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.model import BlockDiffusionModel
 from harness.errors import UserError
 from harness.sampling import Sampling
-from harness.verify import Verdict
+from harness.verify import Verdict, best_tokens
 from targets.base import Target
 from targets.packed import can_pack, pack_linear_layers
 from targets.transformers_lm import TransformersTarget
@@ -44,7 +44,7 @@ def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
         target,
         block_size,
         draft,
-        vocabulary=found.vocabulary,
+        vocabulary=found.vocabulary if options.draft_vocab == "trained" else None,
         checkpoint=found.describe(),
     )
 
@@ -98,6 +98,7 @@ class BlockDiffusionDrafter:
         self.draft = draft
         if can_pack(self.model):
             pack_linear_layers(self.model)
+        self.draft_vocab_size = None if vocabulary is None else len(vocabulary)
         self._head = DraftHead(target, vocabulary)
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
@@ -135,7 +136,7 @@ class BlockDiffusionDrafter:
         if cap:
             logits = torch.tanh(logits / cap) * cap
         if self.draft == "argmax":
-            return Proposal.chain(self._head.token_ids(logits.argmax(-1)))
+            return Proposal.chain(self._head.token_ids(best_tokens(logits)))
         q = self._sampling.probs(logits)
         rows = torch.multinomial(q, 1, generator=self._generator)[:, 0]
         return Proposal.chain(self._head.token_ids(rows), self._head.widen(q))

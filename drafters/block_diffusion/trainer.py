@@ -206,10 +206,10 @@ def _step(
 
 @torch.no_grad()
 def measure(variants: list[Variant], corpus: Corpus, head: SharedHead, config: TrainConfig) -> None:
-    """Training-time accepted length on held-back prompts, as drafting has it.
+    """Training-time accepted length on held-back prompts, over the training vocabulary.
 
     Fixed anchors; leading argmax matches a block plus the bonus token; a token outside the
-    vocabulary of ``head`` is a miss. Appended to the history.
+    vocabulary is a miss. Appended to the history.
     """
     chosen = corpus.held_back[:_EVAL_SEQUENCES]
     totals = {variant.name: [0.0, 0.0] for variant in variants}
