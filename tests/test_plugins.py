@@ -7,12 +7,10 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.cli import main
 from harness.records import Generation, read_records
+from tests.tiny_model import write_model
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -24,29 +22,6 @@ def readme_file(name: str, directory: Path) -> Path:
     path = directory / name
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def save_tiny_target(directory: Path) -> None:
-    """A random two-layer Llama over bytes, with a tokenizer and a chat template."""
-    letters = {letter: index for index, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
-    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
-    fast.chat_template = "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
-    fast.save_pretrained(directory)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        num_hidden_layers=6,
-        vocab_size=264,
-        hidden_size=16,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=512,
-        eos_token_id=fast.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(directory)
 
 
 def test_the_drafter_of_the_readme(
@@ -77,7 +52,7 @@ def test_the_objective_of_the_readme(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     path = readme_file("my_objective.py", tmp_path)
     target = tmp_path / "tiny"
-    save_tiny_target(target)
+    write_model(target)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "count to {n}"}}\n' for n in range(8)))
     common = ["--plugin", str(path), "--target", str(target), "--device", "cpu"]
