@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -60,3 +63,14 @@ class FakeClock:
 def clock_for(device: torch.device) -> Clock:
     """The clock that is right for a device."""
     return CudaClock(device) if device.type == "cuda" else WallClock()
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Keep Python's garbage collector out of timed work; it runs before, not within."""
+    gc.collect(0)
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

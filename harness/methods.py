@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from drafters.base import DrafterOptions
+from drafters.base import Drafter, DrafterOptions
 from harness import registry
 from harness.errors import UserError
 from harness.plan import Plan
@@ -26,6 +26,8 @@ class Method:
     """Prompt ids, rules and the most new tokens, to an answer."""
     facts: dict[str, Any]
     """Its part of ``config.json``."""
+    drafter: Drafter | None = None
+    """What proposes; None for a foreign baseline."""
     prepare: Callable[[Sequence[int], Sequence[int]], None] | None = None
     """Takes the prompt and ``ar_loop``'s answer before the clock starts; what an oracle needs."""
 
@@ -58,9 +60,8 @@ def _baseline(name: str, target: Target) -> Method:
         return Method(name=name, generate=foreign, facts=facts)
     from drafters.none import build
 
-    return Method(
-        name=name, generate=_loop(target, build(target, DrafterOptions(name="none"))), facts=facts
-    )
+    none = build(target, DrafterOptions(name="none"))
+    return Method(name=name, generate=_loop(target, none), facts=facts, drafter=none)
 
 
 def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
@@ -79,6 +80,7 @@ def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
         name=options.method,
         generate=_loop(target, drafter),
         facts=facts,
+        drafter=drafter,
         prepare=getattr(drafter, "prepare", None),
     )
 

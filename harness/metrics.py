@@ -177,6 +177,16 @@ def tokens_per_s(generations: Sequence[Generation]) -> float:
     return tokens / seconds
 
 
+def seconds_per_round(generations: Sequence[Generation]) -> float:
+    """Σ decode_s / number of rounds, pooled over the generations that show rounds.
+
+    Raises:
+        NoData: no generation has rounds.
+    """
+    num_rounds = len(_rounds(generations))
+    return sum(item.decode_s for item in generations if item.rounds) / num_rounds
+
+
 def peak_memory_bytes(generations: Sequence[Generation]) -> int | None:
     """Largest device memory of any generation; None where it was not measured."""
     measured = [

@@ -45,6 +45,11 @@ class RunFiles:
         """What happened."""
         return self.directory / "records.jsonl"
 
+    @property
+    def stages(self) -> Path:
+        """How long a round's parts take."""
+        return self.directory / "stages.json"
+
 
 def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> RunFiles:
     """Make a run directory, named by UTC time and a digest of ``config``, and write both files.

@@ -52,6 +52,8 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     interrupted = False
     try:
         _write_all(session, plan, files)
+        if session.baseline_answers and not files.stages.exists():
+            _measure_stages(session, plan, target, methods, files)
     except KeyboardInterrupt:
         interrupted = True
         say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
@@ -76,6 +78,18 @@ def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
         for record in session.records():
             writer.append(record)
             progress.step(f"{record.method} {record.task}")
+
+
+def _measure_stages(
+    session: Session, plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles
+) -> None:
+    """Time the parts of a round, once a run."""
+    from harness.stage_clock import measure_stages
+
+    say("timing the parts of a round")
+    stages = measure_stages(plan, target, methods, session.baseline_answers)
+    if stages is not None:
+        run_files.write_json(files.stages, stages.to_json())
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:

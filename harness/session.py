@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import hashlib
 import json
 import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from harness.clock import no_collection
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
@@ -62,6 +61,11 @@ class Session:
         """Answers there are not, those that failed included."""
         return self._plan.num_generations - len(self._done)
 
+    @property
+    def baseline_answers(self) -> list[Generation]:
+        """What ``ar_loop`` answered, in the order asked."""
+        return list(self._answers.values())
+
     def records(self) -> Iterator[Record]:
         """Ask everything that has no answer yet; a method that raises makes a `Failure`."""
         for task, chosen in self._plan.tasks.items():
@@ -89,7 +93,7 @@ class Session:
                     prompt_ids, self._sampling(self._plan.config.seed), min(longest, _WARMUP_TOKENS)
                 )
             except Exception as error:
-                say(f"warm-up of {method.name} failed: {_one_line(error)}")
+                say(f"warm-up of {method.name} failed: {one_line(error)}")
                 continue
             if method.name == "ar_loop":
                 answer = decoded.new_tokens
@@ -134,7 +138,7 @@ class Session:
             try:
                 record: Record = self._ask(method, source, key, prompt_ids, oracle)
             except Exception as error:
-                record = _failure(key, _one_line(error))
+                record = _failure(key, one_line(error))
             yield record
 
     def _ask(
@@ -151,7 +155,7 @@ class Session:
             if oracle is None:
                 raise RuntimeError("ar_loop failed here, and this method needs its answer")
             method.prepare(prompt_ids, oracle.new_tokens)
-        with _no_collection():
+        with no_collection():
             decoded = method.generate(prompt_ids, self._sampling(seed), self._plan.max_new_tokens)
         return Generation(
             task=task,
@@ -203,17 +207,6 @@ def shuffled(
     return sorted(order, key=lambda method: method.prepare is not None)
 
 
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of timed work; it runs before, not within."""
-    gc.collect(0)
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 def _failure(key: RecordKey, error: str) -> Failure:
     task, prompt_id, turn, method, repeat = key
     return Failure(
@@ -221,5 +214,6 @@ def _failure(key: RecordKey, error: str) -> Failure:
     )
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Kind and text of an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -26,6 +26,12 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "library's own generate.",
     ),
     (
+        "Predicted speedup",
+        "τ · t(ar_loop) / (t(draft) + t(verify) + t(commit)): the medians of a round's parts, "
+        "measured by watching the same loop on answers that count for nothing else. Overhead is "
+        "what a round of the timed answers took beyond that sum.",
+    ),
+    (
         "End-to-end speedup",
         "Baseline seconds over the method's, reading the prompt included, on the same prompts. "
         "Where answers differ in length, that difference is part of it.",

@@ -18,6 +18,7 @@ from reports.definitions import DEFINITIONS
 from reports.grid import Table
 from reports.leaderboard import Comparison, lead, main_table, notes
 from reports.run import comparable_groups, load_run
+from reports.stage_table import stage_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,7 @@ def _section(group: Comparison) -> Section:
     tables = (
         *details.position_tables(group),
         evidence.checkpoint_table(group),
+        stage_table(group),
         details.task_table(group),
         evidence.failure_table(group),
         evidence.source_table(group),

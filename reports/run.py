@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record, key_of, read_records
+from harness.stages import Stages, read_stages
 
 _CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
 _ENVIRONMENT_KEYS = ("commit", "dirty", "argv", "versions", "hardware", "started_at")
@@ -26,6 +27,8 @@ class Run:
     """Of keys that no later attempt made good."""
     torn: bool
     """Whether a last line that was cut off was left out."""
+    stages: Stages | None
+    """How long a round's parts took; None where that was not measured."""
 
     @property
     def run_id(self) -> str:
@@ -112,6 +115,7 @@ def load_run(path: Path) -> Run:
         generations=tuple(item for item in records.values() if isinstance(item, Generation)),
         failures=tuple(item for item in records.values() if isinstance(item, Failure)),
         torn=torn,
+        stages=read_stages(path / "stages.json"),
     )
 
 

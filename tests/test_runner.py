@@ -23,6 +23,7 @@ from harness.methods import Method
 from harness.plan import make_plan
 from harness.records import Failure, Generation, Record, key_of, read_records
 from harness.runner import RunResult, run
+from harness.stages import read_stages
 
 TOY_FLAGS = "--target toy --tasks counting --device cpu --baseline ar_loop --max-new-tokens 12"
 NUM_TURNS = 5
@@ -93,6 +94,22 @@ def test_config_says_what_was_measured(toy_plugin: Path, tmp_path: Path) -> None
     assert config["tasks"][0]["prompt_ids"] == ["p0", "p1", "p2", "p3"]
     assert config["target"]["name"] == config["target"]["model"] == "toy"
     assert (config["limit"], config["seed"], config["max_new_tokens"]) == (None, 3, 12)
+
+
+def test_a_run_times_the_parts_of_a_round_once(
+    toy_plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = measure(toy_plugin, tmp_path, drafter=("broken", "oracle", "told"))
+    stages = read_stages(result.files.stages)
+    assert stages is not None
+    # An oracle that must be told the answer first has no time of its own.
+    assert set(stages.methods) == {"ar_loop", "oracle"}
+    assert "broken failed while its parts were timed: RuntimeError" in capsys.readouterr().err
+    lengths = [i.num_prompt_tokens + 6 for i in generations_of(result) if i.method == "ar_loop"]
+    assert min(lengths) <= stages.num_context_tokens <= max(lengths)
+    written = result.files.stages.read_bytes()
+    measure(toy_plugin, tmp_path, drafter=("broken", "oracle", "told"), resume=result.files.run_id)
+    assert result.files.stages.read_bytes() == written
 
 
 def test_a_drafter_that_raises_makes_failures_and_the_run_goes_on(

@@ -1,0 +1,73 @@
+"""How long a round's parts take, measured apart from the timed answers; and what they predict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTimes:
+    """Seconds of each round's parts, of one method; three lists of one length."""
+
+    draft_s: tuple[float, ...]
+    """``propose``: a block."""
+    verify_s: tuple[float, ...]
+    """The target's pass."""
+    commit_s: tuple[float, ...]
+    """From the pass to the next draft: verdict, cache, what the drafter makes of it."""
+
+    def __post_init__(self) -> None:
+        lists = (self.draft_s, self.verify_s, self.commit_s)
+        if not self.draft_s or len({len(times) for times in lists}) != 1:
+            raise ValueError("a round has one draft, one pass and one commit")
+        if any(seconds < 0 for times in lists for seconds in times):
+            raise ValueError("stage times must not be negative")
+
+    @property
+    def round_s(self) -> float:
+        """Median draft, pass and commit together."""
+        return median(self.draft_s) + median(self.verify_s) + median(self.commit_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """Stage times of a run, ``ar_loop`` among the methods."""
+
+    num_context_tokens: int
+    """Tokens in the cache when measuring began: the run's median."""
+    methods: Mapping[str, StageTimes]
+
+    def to_json(self) -> dict[str, Any]:
+        """What `read_stages` reads back."""
+        return {"schema_version": 1, **asdict(self)}
+
+
+def predicted_speedup(tau: float, method: StageTimes, ar_loop: StageTimes) -> float:
+    """τ · t_AR / (t_draft + t_verify + t_commit), medians of each."""
+    return tau * ar_loop.round_s / method.round_s
+
+
+def read_stages(path: Path) -> Stages | None:
+    """Stage times of a run directory; None where there is no file.
+
+    Raises:
+        UserError: the file is not one of those.
+    """
+    if not path.is_file():
+        return None
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        methods = {
+            name: StageTimes(**{part: tuple(values) for part, values in times.items()})
+            for name, times in body["methods"].items()
+        }
+        return Stages(num_context_tokens=body["num_context_tokens"], methods=methods)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it and report again.") from error
