@@ -90,6 +90,8 @@ def _section(group: Comparison) -> Section:
         *details.position_tables(group),
         evidence.checkpoint_table(group),
         details.task_table(group),
+        evidence.audit_table(group),
+        evidence.mismatch_table(group),
         evidence.failure_table(group),
         evidence.source_table(group),
         evidence.run_table(group),
