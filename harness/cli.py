@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``train``, ``report`` and ``list``.
+"""The command line: ``run``, ``verify``, ``train``, ``report`` and ``list``.
 
 A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
 """
@@ -15,8 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import tyro
 
 from harness import registry
-from harness.config import PRESETS, ListConfig, ReportConfig, RunConfig, TrainCommand
+from harness.config import (
+    PRESETS,
+    ListConfig,
+    ReportConfig,
+    RunConfig,
+    TrainCommand,
+    VerifyConfig,
+)
 from harness.errors import UserError
+from harness.verdicts import audit_lines, describe_mismatch, mismatches
 
 if TYPE_CHECKING:
     from harness.runner import RunResult
@@ -31,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 where a generation failed; 2 for bad input; 130 after Ctrl-C.
+        0; 1 where a generation failed or is not the target's; 2 for bad input; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -84,7 +92,7 @@ def _run(arguments: list[str]) -> int:
     _publish(result)
     if result.interrupted:
         return INTERRUPTED
-    return 1 if result.num_failures else 0
+    return 1 if result.num_failures or result.num_mismatches else 0
 
 
 def _publish(result: RunResult) -> None:
@@ -106,8 +114,32 @@ def _publish(result: RunResult) -> None:
         "leaderboard_html": str(html) if html else None,
         "num_generations": result.num_generations,
         "num_failures": result.num_failures,
+        "num_mismatches": result.num_mismatches,
     }
     print(json.dumps(summary))
+
+
+def _verify(arguments: list[str]) -> int:
+    """Audit the answers of a greedy run: is every token the target's own?"""
+    from harness.run_files import RunFiles
+    from reports.run import load_run
+
+    config = _parse(VerifyConfig, arguments, "verify")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    run = load_run(config.run_dir)
+    from harness.auditor import verify_run
+
+    path = RunFiles(config.run_dir).audit
+    audits = verify_run(run.config, run.generations, path, config.data_dir)
+    for line in audit_lines(run.generations, audits):
+        print(line)
+    found = mismatches(audits.values())
+    for audit, deviation in found:
+        print(describe_mismatch(audit, deviation), file=sys.stderr)
+    summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
+    print(json.dumps(summary))
+    return 1 if found else 0
 
 
 def _train(arguments: list[str]) -> int:
@@ -156,6 +188,7 @@ def _list(arguments: list[str]) -> int:
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
+    "verify": _verify,
     "train": _train,
     "report": _report,
     "list": _list,

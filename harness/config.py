@@ -126,6 +126,18 @@ class ListConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """Re-score every answer of a greedy run, finished or partial; what is audited is kept."""
+
+    run_dir: Positional[Annotated[Path, arg(metavar="DIR")]]
+    """Run directory; its target and prompts are loaded again."""
+    data_dir: Path | None = None
+    """Data files the run read; by default HARNESS_DATA_DIR, then the hub, then our samples."""
+    plugin: Plugins = ()
+    """Python files the run was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportConfig:
     """Rebuild the leaderboard of finished or partial runs."""
 

@@ -80,7 +80,7 @@ def make_plan(config: RunConfig) -> Plan:
         ),
         baselines=config.baseline,
         drafters=drafters,
-        tasks=_load_tasks(config, limit),
+        tasks=load_tasks(config.tasks, config.data_dir, limit),
         limit=limit,
         max_new_tokens=max_new_tokens,
     )
@@ -149,13 +149,20 @@ def _sizes(config: RunConfig, *, on_gpu: bool) -> tuple[int | None, int]:
     return limit, config.max_new_tokens or (2048 if on_gpu else 128)
 
 
-def _load_tasks(config: RunConfig, limit: int | None) -> dict[str, PromptSet]:
-    names = tuple(registry.table("tasks")) if config.tasks == ("all",) else config.tasks
+def load_tasks(
+    tasks: tuple[str, ...], data_dir: Path | None, limit: int | None
+) -> dict[str, PromptSet]:
+    """Prompts of the tasks named, or of all; from ``data_dir``, else the environment's.
+
+    Raises:
+        UserError: an unknown or repeated name, or prompts that cannot be read.
+    """
+    names = tuple(registry.table("tasks")) if tasks == ("all",) else tasks
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"task {name!r} is asked for twice; write it once.")
     rows = {name: registry.resolve("tasks", name) for name in names}
-    data_dir = config.data_dir or _environment_data_dir()
+    data_dir = data_dir or _environment_data_dir()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data directory {data_dir} is not a directory that can be read.")
     return {name: row.load().load(data_dir, limit) for name, row in rows.items()}

@@ -110,6 +110,8 @@ class Failure(Key):
 
 
 Record = Generation | Failure
+RecordKey = tuple[str, str, int, str, int]
+"""Task, prompt, turn, method, repeat."""
 
 _KINDS: Mapping[str, type[Generation] | type[Failure]] = {
     "generation": Generation,
@@ -147,7 +149,7 @@ def from_json(line: str) -> Record:
         raise ValueError(f"not a {kind} record: {error}") from error
 
 
-def key_of(record: Record) -> tuple[str, str, int, str, int]:
+def key_of(record: Key) -> RecordKey:
     """Identity of a record within its run."""
     return (record.task, record.prompt_id, record.turn, record.method, record.repeat)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness import audit_records
+from harness.audit_records import Audit
 from harness.errors import UserError
 from harness.records import Record, read_records, to_json
 
@@ -49,6 +51,11 @@ class RunFiles:
     def stages(self) -> Path:
         """How long a round's parts take."""
         return self.directory / "stages.json"
+
+    @property
+    def audit(self) -> Path:
+        """Whether it was still the target's output."""
+        return self.directory / "audit.jsonl"
 
 
 def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> RunFiles:
@@ -140,8 +147,10 @@ def write_json(path: Path, body: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-class RecordWriter:
-    """Appends records; each is on the disk before the next generation starts."""
+class LineWriter:
+    """Appends lines; each is on the disk before the next one is made."""
+
+    go_on = "go on with --resume"
 
     def __init__(self, path: Path) -> None:
         try:
@@ -149,21 +158,21 @@ class RecordWriter:
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
-    def append(self, record: Record) -> None:
+    def write(self, text: str) -> None:
         """Write one line and wait for the disk.
 
         Raises:
             UserError: the disk is full or gone; what was written before stays.
         """
         try:
-            line = to_json(record).encode() + b"\n"
+            line = text.encode() + b"\n"
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise UserError(
                 f"a record could not be written ({error.strerror}); what was written before "
-                "stays: make room and go on with --resume."
+                f"stays: make room and {self.go_on}."
             ) from error
 
     def __enter__(self) -> Self:
@@ -176,6 +185,24 @@ class RecordWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._file.close()
+
+
+class RecordWriter(LineWriter):
+    """Appends records of generations."""
+
+    def append(self, record: Record) -> None:
+        """Write one record; raises as `write`."""
+        self.write(to_json(record))
+
+
+class AuditWriter(LineWriter):
+    """Appends audits."""
+
+    go_on = "call harness verify on the run"
+
+    def append(self, audit: Audit) -> None:
+        """Write one audit; raises as `write`."""
+        self.write(audit_records.to_json(audit))
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

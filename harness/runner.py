@@ -13,9 +13,10 @@ from harness.methods import Method, build_methods
 from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
-from harness.records import Record
+from harness.records import Generation, Record, read_records
 from harness.run_files import RecordWriter, RunFiles
 from harness.session import Session
+from harness.verdicts import describe_mismatch, mismatches
 
 if TYPE_CHECKING:
     from targets.base import Target
@@ -28,6 +29,8 @@ class RunResult:
     files: RunFiles
     num_generations: int
     num_failures: int
+    num_mismatches: int | None
+    """Answers that are not the target's; None where none was audited."""
     interrupted: bool
 
 
@@ -50,10 +53,12 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     say(f"run      {files.directory}")
     session = Session(plan, target, methods, before)
     interrupted = False
+    num_mismatches = None
     try:
         _write_all(session, plan, files)
         if session.baseline_answers and not files.stages.exists():
             _measure_stages(session, plan, target, methods, files)
+        num_mismatches = _audit(plan, target, files)
     except KeyboardInterrupt:
         interrupted = True
         say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
@@ -61,6 +66,7 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         files=files,
         num_generations=session.num_generations,
         num_failures=session.num_failures,
+        num_mismatches=num_mismatches,
         interrupted=interrupted,
     )
 
@@ -90,6 +96,25 @@ def _measure_stages(
     stages = measure_stages(plan, target, methods, session.baseline_answers)
     if stages is not None:
         run_files.write_json(files.stages, stages.to_json())
+
+
+def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
+    """Re-score every greedy answer and name each that is not the target's; how many those are."""
+    if plan.config.temperature != 0:
+        return None
+    from harness.auditor import NotAudited, audit_answers
+
+    records = list(read_records(files.records))
+    generations = [item for item in records if isinstance(item, Generation)]
+    try:
+        audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
+    except NotAudited as error:
+        say(str(error))
+        return None
+    found = mismatches(audits.values())
+    for audit, deviation in found:
+        say(describe_mismatch(audit, deviation))
+    return len(found) if audits else None
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:

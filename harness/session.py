@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
+from harness.conversations import prompt_sha256, turns
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
-from harness.records import Failure, Generation, Record, key_of
+from harness.records import Failure, Generation, Record, RecordKey, key_of
 from harness.sampling import Sampling, generation_seed
 from tasks.base import Prompt, Source
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from targets.base import Target
 
 _WARMUP_TOKENS = 16
-
-RecordKey = tuple[str, str, int, str, int]
 
 
 class Session:
@@ -103,21 +100,13 @@ class Session:
 
     def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
         """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
-        messages: list[dict[str, str]] = []
-        missing = ""
-        for turn, text in enumerate(prompt.turns, start=1):
-            messages.append({"role": "user", "content": text})
-            if missing:
-                yield from self._fail_turn(task, prompt.prompt_id, turn, missing)
-                continue
-            prompt_ids = self._target.encode_chat(messages)
+        asked = 0
+        for asked, prompt_ids in turns(self._target, task, prompt, self._answers):
             for repeat in range(self._plan.config.repeats):
-                yield from self._ask_all(task, source, prompt.prompt_id, turn, repeat, prompt_ids)
-            answer = self._answers.get((task, prompt.prompt_id, turn, "ar_loop", 0))
-            if answer is None:
-                missing = f"ar_loop failed at turn {turn}, so there is no history to go on from"
-            else:
-                messages.append({"role": "assistant", "content": answer.text})
+                yield from self._ask_all(task, source, prompt.prompt_id, asked, repeat, prompt_ids)
+        missing = f"ar_loop failed at turn {asked}, so there is no history to go on from"
+        for turn in range(asked + 1, len(prompt.turns) + 1):
+            yield from self._fail_turn(task, prompt.prompt_id, turn, missing)
 
     def _ask_all(
         self,
@@ -166,7 +155,7 @@ class Session:
             seed=seed,
             source=source.kind,
             source_digest=source.digest,
-            prompt_sha256=hashlib.sha256(json.dumps(list(prompt_ids)).encode()).hexdigest(),
+            prompt_sha256=prompt_sha256(prompt_ids),
             num_prompt_tokens=len(prompt_ids),
             new_tokens=tuple(decoded.new_tokens),
             text=self._target.decode(decoded.new_tokens),

@@ -80,6 +80,18 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "Most device memory in use during any answer; blank where the device does not tell.",
     ),
     (
+        "Lossless",
+        "At temperature 0 every answer is scored again by the target in one pass over its own "
+        "tokens, in the run's dtype and one dtype wider. A token stands if it is the wider pass's "
+        "best, or if its margin below the best is at most three times the noise at that position: "
+        "the largest difference between the two passes among the 64 best tokens and the token "
+        "itself, their mean difference taken off. exact: every token stands and the answer is "
+        "ar_loop's, token for token. ties only: every token stands. MISMATCH: a token does not "
+        "stand, or the answer ends where ar_loop's does not. The column shows a method's worst "
+        "verdict. It is blank where no answer was audited, and above temperature 0, where no "
+        "single token is right.",
+    ),
+    (
         "Samples",
         "Prompts written for this project so that every task runs offline. They are not the "
         "benchmark, and their numbers must not be quoted under its name.",

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from harness.audit_records import Deviation
+from harness.verdicts import mismatches, tally
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.leaderboard import Comparison
@@ -155,6 +157,90 @@ def run_table(group: Comparison) -> Table:
         ),
         rows=tuple(rows),
     )
+
+
+def audit_table(group: Comparison) -> Table | None:
+    """Verdicts by method; None where nothing was audited."""
+    rows = []
+    for run, item in group.ranked():
+        found = tally(run.of(item["method"]), run.audits)
+        tie = found.largest_tie
+        counts = (found.exact, found.ties_only, found.mismatch, found.not_audited)
+        cells = (
+            group.label(run, item["method"]),
+            *(Cell(text=form.count(value), value=value) for value in counts),
+            *(
+                Cell(text=form.small(value), value=value)
+                for value in ((tie.margin, tie.noise) if tie else (None, None))
+            ),
+        )
+        rows.append(Row(cells=cells, muted=item["kind"] == "baseline"))
+    if not any(run.audits for run in group.runs):
+        return None
+    return Table(
+        title="Losslessness",
+        note="Answers by verdict, and the token furthest below the target's best one that noise "
+        "explains: its margin, and the noise there, in logits.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="exact"),
+            Column(title="ties only"),
+            Column(title="MISMATCH"),
+            Column(title="not audited"),
+            Column(title="Largest tie"),
+            Column(title="Noise there"),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def mismatch_table(group: Comparison) -> Table | None:
+    """Every answer that is not the target's; None where all are."""
+    rows = [
+        Row(
+            cells=(
+                group.label(run, audit.method),
+                Cell(text=audit.task),
+                Cell(text=audit.prompt_id),
+                Cell(text=str(audit.turn), value=audit.turn),
+                Cell(text=str(audit.repeat), value=audit.repeat),
+                *_mismatch_cells(deviation),
+            )
+        )
+        for run in group.runs
+        for audit, deviation in mismatches(run.audits.values())
+    ]
+    if not rows:
+        return None
+    return Table(
+        title="MISMATCH",
+        note="Answers with a token that noise does not explain: the first such position, counted "
+        "from 0. Without a position every token stands, and the answer ends where ar_loop's "
+        "does not.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="Task", kind="text"),
+            Column(title="Prompt", kind="text"),
+            Column(title="Turn"),
+            Column(title="Repeat"),
+            Column(title="Position"),
+            Column(title="Margin"),
+            Column(title="Noise"),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def _mismatch_cells(deviation: Deviation | None) -> list[Cell]:
+    if deviation is None:
+        return [Cell(text=form.BLANK)] * 3
+    return [
+        Cell(text=str(deviation.position), value=deviation.position),
+        Cell(text=form.small(deviation.margin), value=deviation.margin),
+        Cell(text=form.small(deviation.noise), value=deviation.noise),
+    ]
 
 
 def failure_table(group: Comparison) -> Table | None:

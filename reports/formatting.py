@@ -40,6 +40,11 @@ def rate(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
 
 
+def small(value: float | None) -> str:
+    """Three significant digits, whatever the size."""
+    return BLANK if value is None else f"{value:.3g}"
+
+
 def gibibytes(value: float | None) -> str:
     """A number of bytes in GiB."""
     return BLANK if value is None else f"{value / 2**30:.2f}"

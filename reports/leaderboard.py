@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness import metrics
+from harness.verdicts import tally
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.run import Run
@@ -106,6 +107,7 @@ def main_table(group: Comparison) -> Table:
                     group.label(run, item["method"]),
                     *_draft_cells(item),
                     *_value_cells(scores, tasks),
+                    _lossless_cell(run, item["method"]),
                 ),
                 muted=not _competes(item),
                 oracle=is_oracle(item),
@@ -169,6 +171,7 @@ def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]
         Column(title="Peak GiB", best="low"),
         Column(title="n"),
         Column(title="Failed"),
+        Column(title="Lossless", kind="text"),
     )
 
 
@@ -193,6 +196,17 @@ def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) 
         Cell(text=form.count(overall["num_generations"]), value=overall["num_generations"]),
         Cell(text=form.count(overall["num_failures"]), value=overall["num_failures"]),
     ]
+
+
+def _lossless_cell(run: Run, method: str) -> Cell:
+    """The worst verdict; on how many answers, where that is not all of them."""
+    own = run.of(method)
+    found = tally(own, run.audits)
+    if found.worst is None:
+        return Cell(text=form.BLANK)
+    audited = len(own) - found.not_audited
+    detail = f"{audited} of {len(own)} audited" if found.not_audited else ""
+    return Cell(text=found.worst, detail=detail, title=found.counts)
 
 
 def _with_interval(
@@ -249,6 +263,11 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
             )
         if failed:
             found.append(f"failures of {method}: {failed}; listed below, part of no number.")
+        if wrong := tally(run.of(method), run.audits).mismatch:
+            found.append(
+                f"MISMATCH: {wrong} of {total} answers of {method} are not the target's; listed "
+                "below."
+            )
         if is_oracle(item):
             found.append(
                 f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "

@@ -92,6 +92,8 @@ def _section(group: Comparison) -> Section:
         evidence.checkpoint_table(group),
         stage_table(group),
         details.task_table(group),
+        evidence.audit_table(group),
+        evidence.mismatch_table(group),
         evidence.failure_table(group),
         evidence.source_table(group),
         evidence.run_table(group),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.audit_records import Audit, read_audits
 from harness.errors import UserError
-from harness.records import Failure, Generation, Record, key_of, read_records
+from harness.records import Failure, Generation, Record, RecordKey, key_of, read_records
 from harness.stages import Stages, read_stages
 
 _CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
@@ -29,6 +30,8 @@ class Run:
     """Whether a last line that was cut off was left out."""
     stages: Stages | None
     """How long a round's parts took; None where that was not measured."""
+    audits: Mapping[RecordKey, Audit]
+    """Of the generations that were audited."""
 
     @property
     def run_id(self) -> str:
@@ -92,7 +95,7 @@ def load_run(path: Path) -> Run:
     records_path = path / "records.jsonl"
     known_methods = {item["method"] for item in config["methods"]}
     known_tasks = {item["task"] for item in config["tasks"]}
-    records: dict[tuple[str, str, int, str, int], Record] = {}
+    records: dict[RecordKey, Record] = {}
     try:
         for record in read_records(records_path):
             if record.method not in known_methods or record.task not in known_tasks:
@@ -109,13 +112,15 @@ def load_run(path: Path) -> Run:
         raise UserError(_unreadable(records_path, error)) from error
     except ValueError as error:
         raise UserError(f"{error}; restore the file or measure again.") from error
+    generations = tuple(item for item in records.values() if isinstance(item, Generation))
     return Run(
         config=config,
         environment=environment,
-        generations=tuple(item for item in records.values() if isinstance(item, Generation)),
+        generations=generations,
         failures=tuple(item for item in records.values() if isinstance(item, Failure)),
         torn=torn,
         stages=read_stages(path / "stages.json"),
+        audits=_read_audits(path / "audit.jsonl", generations),
     )
 
 
@@ -161,6 +166,13 @@ def _group_key(run: Run) -> str:
         sorted({item.batch_size for item in run.generations}),
     ]
     return json.dumps(facts, sort_keys=True)
+
+
+def _read_audits(path: Path, generations: Sequence[Generation]) -> Mapping[RecordKey, Audit]:
+    try:
+        return read_audits(path, generations)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
 
 
 def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:

@@ -11,15 +11,16 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 
-from harness import bootstrap, metrics
+from harness import bootstrap, metrics, verdicts
 from harness.metrics import NoData
-from harness.records import Failure
+from harness.records import Failure, key_of
 from reports.run import Run, load_run
 
 __all__ = [
     "OVERALL",
     "Run",
     "Score",
+    "audit_frame",
     "failure_frame",
     "generation_frame",
     "headline_baseline",
@@ -148,6 +149,21 @@ def failure_frame(runs: Sequence[Run]) -> pd.DataFrame:
     columns = ["run_id", *(field.name for field in fields(Failure))]
     rows = [{"run_id": run.run_id, **asdict(item)} for run in runs for item in run.failures]
     return pd.DataFrame(rows, columns=columns)
+
+
+def audit_frame(run: Run) -> pd.DataFrame:
+    """One row per audited generation: verdict, first divergence and its margin, blank if none."""
+    columns = ["run_id", "task", "prompt_id", "turn", "method", "repeat", "verdict"]
+    columns += ["first_divergence", "divergence_margin"]
+    rows = []
+    for item in run.audits.values():
+        ar_loop = run.audits.get((item.task, item.prompt_id, item.turn, "ar_loop", item.repeat))
+        margin = None if ar_loop is None else verdicts.divergence_margin(item, ar_loop)
+        rows.append(
+            (run.run_id, *key_of(item), verdicts.verdict(item), item.first_divergence, margin)
+        )
+    frame = pd.DataFrame(rows, columns=columns)
+    return frame.astype({"first_divergence": float, "divergence_margin": float})
 
 
 def _score(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -82,3 +82,16 @@ class Target(Protocol):
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the pending token's row and those of the nodes in ``path``; drop the rest."""
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """What a target must also have for its answers to be audited."""
+
+    def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Iterator[torch.Tensor]:
+        """Logits by which every new token was to be chosen, from ONE pass over all of them.
+
+        Yields:
+            ``[rows, V]`` in the model's dtype, consecutive; one row a new token altogether. Row i
+            has read the prompt and the new tokens before the i-th.
+        """

@@ -19,7 +19,12 @@ from harness.errors import UserError
 from targets.attention import prefer_grouped
 from targets.base import TargetOptions
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from targets.base import TargetOptions, TargetOutput
 from targets.digest import weights_digest
 from targets.packed import can_pack, pack_linear_layers
 from targets.pretrained import load_pretrained, weight_files
+
+_CHUNK = 2**24
+"""Logits that `TransformersTarget.score` makes at a time; as many rows whatever the dtype."""
 
 
 def load(options: TargetOptions, *, model: str) -> TransformersTarget:
@@ -208,6 +211,19 @@ class TransformersTarget:
         assert self._cache is not None
         with torch.inference_mode():
             self._cache.keep(self._past, [0, *(node + 1 for node in path)])
+
+    @torch.inference_mode()
+    def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Iterator[torch.Tensor]:
+        """See `targets.base.Scorer`: one pass by the library alone, no cache and no mask of ours.
+
+        Logits are those of the LM head: a soft cap or scale behind it would not change their order.
+        """
+        self.prepare()
+        self._watch(())
+        ids = torch.tensor([[*prompt_ids, *new_tokens[:-1]]], device=self.device)
+        hidden = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        for chunk in hidden[0, len(prompt_ids) - 1 :].split(max(1, _CHUNK // self.vocab_size)):
+            yield self.lm_head(chunk)
 
     @torch.no_grad()
     def features_of(

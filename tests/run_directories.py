@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import audit_records
+from harness.audit_records import Audit
 from harness.records import Failure, Generation, Record, Round, to_json
 
 DIGEST = "0123456789abcdef" * 4
@@ -130,12 +132,16 @@ def write_run(
     records: Sequence[Record],
     settings: dict[str, Any] | None = None,
     environment: dict[str, Any] | None = None,
+    audits: Sequence[Audit] = (),
 ) -> Path:
-    """A run directory at ``path``."""
+    """A run directory at ``path``; without audits it is one from before there were any."""
     path.mkdir(parents=True)
     (path / "config.json").write_text(json.dumps(settings or config()))
     (path / "environment.json").write_text(json.dumps(environment or ENVIRONMENT))
     (path / "records.jsonl").write_text("".join(to_json(item) + "\n" for item in records))
+    if audits:
+        lines = (audit_records.to_json(item) + "\n" for item in audits)
+        (path / "audit.jsonl").write_text("".join(lines))
     return path
 
 

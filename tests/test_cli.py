@@ -47,6 +47,7 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
         "leaderboard_html",
         "num_generations",
         "num_failures",
+        "num_mismatches",
     ]
     assert (summary["num_generations"], summary["num_failures"]) == (15, 0)
     assert Path(summary["run_dir"]) == tmp_path / "runs" / summary["run_id"]
@@ -98,9 +99,9 @@ def test_list_shows_every_kind(toy_plugin: Path, capsys: pytest.CaptureFixture[s
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in ("run", "train", "report", "list"))
+    assert all(f"  {name} " in shown for name in ("run", "verify", "train", "report", "list"))
     assert main([]) == 2
-    for command in ("train", "report", "list"):
+    for command in ("verify", "train", "report", "list"):
         assert main([command, "--help"]) == 0
         assert f"python -m harness {command}" in capsys.readouterr().out
 
@@ -130,6 +131,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--data-dir", "absent"], "data directory absent is not a directory"),
         (["report"], "report needs a run directory"),
         (["report", "absent"], "absent"),
+        (["verify", "absent"], "config.json cannot be read"),
         (["train", "--drafter", "combind"], "unknown objective 'combind'; did you mean combined"),
     ],
 )

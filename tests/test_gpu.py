@@ -16,10 +16,12 @@ import toy
 from drafters.base import Drafter, Proposal
 from drafters.ngram import NgramDrafter
 from drafters.none import NoDrafter
+from harness.audit import deviations
 from harness.baselines import hf_generate
 from harness.clock import CudaClock
 from harness.decode import generate
 from harness.sampling import Sampling
+from harness.verdicts import stands
 from targets import smollm2
 from targets.base import TargetOptions
 from targets.load import load_target
@@ -97,6 +99,22 @@ def test_float32_greedy_output_is_the_targets_own(scene: Scene, block_size: int)
             assert (done.new_tokens, done.finish_reason) == (expected, "stop"), name
         foreign = hf_generate(target, prompt, sampling=GREEDY, max_new_tokens=LONGEST)
         assert foreign.new_tokens == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", sorted(toy.TARGETS))
+def test_honest_answers_stand_in_the_audit(name: str, dtype: torch.dtype) -> None:
+    target = toy.ToyTarget(toy.TARGETS[name](dtype=dtype).model.cuda(), None, name=name)
+    reference = toy.wider(target)
+    prompt = list(range(11))
+    for drafter in (NoDrafter(target.device), NgramDrafter(target.device, 4)):
+        done = generate(target, drafter, prompt, sampling=GREEDY, max_new_tokens=90)
+        (wide,) = reference.score(prompt, done.new_tokens)
+        (own,) = target.score(prompt, done.new_tokens)
+        tokens = torch.tensor(done.new_tokens, device=target.device)
+        assert all(stands(item) for item in deviations(wide, own, tokens))
+        wrong = (tokens + 7) % toy.VOCAB
+        assert not all(stands(item) for item in deviations(wide, own, wrong))
 
 
 def test_a_seed_fixes_a_sampled_answer(scene: Scene) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -23,14 +24,16 @@ from run_directories import (
     write_run,
 )
 
+from harness.audit_records import Deviation, make_audit
 from harness.errors import UserError
-from harness.records import Record
+from harness.records import Generation, Record
 from reports import formatting, markdown
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.render import leaderboard_text, write_leaderboard
 from reports.run import comparable_groups, load_run
 from reports.tables import (
     OVERALL,
+    audit_frame,
     failure_frame,
     generation_frame,
     position_frame,
@@ -175,6 +178,79 @@ def test_a_failure_made_good_is_no_failure(tmp_path: Path) -> None:
     run = load_run(write_run(tmp_path / "run", [failure(), good], settings()))
     assert run.failures == ()
     assert run.generations == (good,)
+
+
+def audited_run(path: Path, *, bug: bool) -> Path:
+    """``ar_loop`` exact, ``hf_generate`` audited in part with a tie, ``combined`` with a bug."""
+    made = records()
+    loop, foreign, _, _, own, _ = made
+    assert isinstance(loop, Generation) and isinstance(foreign, Generation)
+    assert isinstance(own, Generation)
+    tie = Deviation(position=2, margin=0.0625, noise=0.05)
+    wrong = Deviation(position=4, margin=1.5, noise=0.04)
+    own = dataclasses.replace(own, new_tokens=(*own.new_tokens[:4], 9, *own.new_tokens[5:]))
+    foreign = dataclasses.replace(foreign, new_tokens=(5, 5, 8, *foreign.new_tokens[3:]))
+    made = [loop, foreign, *made[2:4], own, made[5]]
+    audits = [
+        make_audit(loop, loop, ()),
+        make_audit(foreign, loop, (tie,)),
+        make_audit(own, loop, (wrong,) if bug else ()),
+    ]
+    return write_run(path, made, settings(), audits=audits)
+
+
+def test_verdicts_are_shown(tmp_path: Path) -> None:
+    run = audited_run(tmp_path / "run", bug=True)
+    path, html = write_leaderboard([run], tmp_path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    heads = [index for index, line in enumerate(lines) if line.startswith("### ")]
+    tables = {
+        lines[start]: [line.split("|")[1:-1] for line in lines[start:end] if line[:1] == "|"][2:]
+        for start, end in zip(heads, [*heads[1:], len(lines)], strict=True)
+    }
+    shown = {row[1].strip(): row[-1].strip() for row in tables["### Leaderboard"]}
+    assert shown == {
+        "combined": "MISMATCH",
+        "ar_loop": "exact (1 of 2 audited)",
+        "hf_generate": "ties only (1 of 2 audited)",
+    }
+    counts = {row[0].strip(): [c.strip() for c in row[1:]] for row in tables["### Losslessness"]}
+    assert counts["combined"] == ["0", "0", "1", "0", "–", "–"]
+    assert counts["hf_generate"] == ["0", "1", "0", "1", "0.0625", "0.05"]
+    ((*_, position, margin, noise),) = tables["### MISMATCH"]
+    assert [position.strip(), margin.strip(), noise.strip()] == ["4", "1.5", "0.04"]
+    assert "- MISMATCH: 1 of 1 answers of combined are not the target's; listed below." in lines
+    page = html.read_text(encoding="utf-8")
+    assert 'title="0 exact, 0 ties only, 1 MISMATCH, 0 not audited"' in page
+    frame = audit_frame(load_run(run)).set_index("method")
+    assert frame.loc["hf_generate", "divergence_margin"] == 0.0625
+    assert frame["first_divergence"].to_dict() == pytest.approx(
+        {"ar_loop": float("nan"), "hf_generate": 2, "combined": 4}, nan_ok=True
+    )
+
+
+def test_without_a_mismatch_none_is_spoken_of(tmp_path: Path) -> None:
+    text = leaderboard_text([audited_run(tmp_path / "run", bug=False)])
+    assert "### MISMATCH" not in text and "- MISMATCH" not in text
+    assert "| ties only" in text
+
+
+def test_runs_from_before_the_audit_have_blanks(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    assert load_run(run).audits == {} and audit_frame(load_run(run)).empty
+    text = leaderboard_text([run])
+    assert "### Losslessness" not in text
+    table = text.partition("### Leaderboard")[2].partition("###")[0]
+    last = [line.split("|")[-2].strip() for line in table.splitlines() if line[:1] == "|"]
+    assert last == ["Lossless", last[1], "–", "–", "–"]
+
+
+def test_an_audit_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    run = audited_run(tmp_path / "run", bug=False)
+    with (run / "audit.jsonl").open("a") as file:
+        file.write("{oops\n")
+    with pytest.raises(UserError, match=r"audit\.jsonl, line 4.*harness verify"):
+        load_run(run)
 
 
 def test_a_torn_last_line_is_left_out_and_said(tmp_path: Path) -> None:
@@ -372,7 +448,7 @@ def test_an_output_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_a_leaderboard_needs_no_torch(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", records(), settings())
+    run = audited_run(tmp_path / "run", bug=True)
     script = f"""
 import sys
 class Forbid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -10,6 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from drafters.base import Proposal
+from harness.audit import WIDER
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from targets.transformers_lm import TransformersTarget
@@ -80,6 +82,14 @@ def plain_greedy(
     return [row[len(prompts[0]) :] for row in ids.tolist()]
 
 
+def wider(target: ToyTarget) -> ToyTarget:
+    """The same weights one dtype wider, as the audit's reference is loaded."""
+    dtype = getattr(torch, WIDER[str(target.dtype).removeprefix("torch.")])
+    model = copy.deepcopy(target.model).to(dtype)
+    model.set_attn_implementation("sdpa")
+    return ToyTarget(model, None, name=target.name)
+
+
 def varied_prompt(target: ToyTarget, count: int) -> tuple[list[int], list[int]]:
     """A prompt whose greedy continuation starts with ``count`` distinct tokens, and that."""
     draw = random.Random(0)
@@ -111,13 +121,17 @@ class Script:
     ) -> None:
         self._prompt_length = prompt_ids.shape[0]
 
+    def expect(self, pending: int, answered: int) -> None:
+        """In float32 the loop writes the known answer; in bfloat16 it may break a near-tie."""
+        assert pending == answered
+
     def future(self, prefix_ids: Sequence[int], budget: int) -> list[int]:
         """What the answer says after the pending token, as far as a block and the budget go."""
         begin = len(prefix_ids) + 1 - self._prompt_length
         return self._answer[begin : begin + min(budget, (self.block_size or 1) - 1)]
 
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
-        assert pending == self._answer[len(prefix_ids) - self._prompt_length]
+        self.expect(pending, self._answer[len(prefix_ids) - self._prompt_length])
         right = self._right(len(self.budgets))
         self.budgets.append(budget)
         self.prefixes.append((*prefix_ids, pending))

@@ -1,0 +1,238 @@
+"""The losslessness audit of a run: every greedy answer re-scored by the target, on its own prefix.
+
+The reference is the same target one dtype wider, with the library's attention. In a float64 one
+norms and rotary angles stay in float32, as the library computes them; the products, where rounding
+depends on how many rows go together, are float64.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import run_files
+from harness.audit import WIDER, deviations
+from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
+from harness.conversations import prompt_sha256, turns
+from harness.errors import UserError
+from harness.plan import load_tasks
+from harness.progress import Progress, say
+from harness.records import Generation, RecordKey, key_of
+from harness.run_files import AuditWriter
+from targets.attention import EXACT, GROUPED
+from targets.base import Scorer, Target, TargetOptions
+from targets.load import load_target
+from tasks.base import PromptSet
+
+_SAME_TARGET = ("model", "revision", "weights_sha256", "dtype")
+"""Facts of ``config.json`` that the target loaded for an audit must share."""
+
+
+class NotAudited(UserError):
+    """This run's answers cannot be audited here; the run itself is none the worse."""
+
+
+def audit_answers(
+    options: TargetOptions,
+    target: Target,
+    tasks: Mapping[str, PromptSet],
+    generations: Sequence[Generation],
+    path: Path,
+) -> dict[RecordKey, Audit]:
+    """Audit every answer at ``path`` that is not audited yet; all audits there are then.
+
+    An answer that has no ``ar_loop`` answer beside it is left out.
+
+    Args:
+        options: what ``target`` was loaded with.
+        target: the run's own, in its dtype.
+        tasks: the run's prompts.
+        generations: greedy answers.
+        path: ``audit.jsonl``; appended to, one line an answer.
+
+    Raises:
+        NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
+        UserError: prompts or tokens that do not belong together, or unreadable files.
+    """
+    found = _there_already(path, generations)
+    answers = {key_of(item): item for item in generations}
+    left = [item for key, item in answers.items() if key not in found and ar_loop_of(item, answers)]
+    if not left:
+        return found
+    own = _scorer(target)
+    reference = _scorer(_load_wider(options))
+    say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
+    prompts = _prompts(target, tasks, answers)
+    with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
+        for audit in _audits(own, reference, left, answers, prompts):
+            writer.append(audit)
+            found[key_of(audit)] = audit
+            progress.step(f"{audit.method} {audit.task}")
+    return found
+
+
+def verify_run(
+    config: Mapping[str, Any],
+    generations: Sequence[Generation],
+    path: Path,
+    data_dir: Path | None,
+) -> dict[RecordKey, Audit]:
+    """Audit a run from its directory alone: target and prompts are loaded again.
+
+    Raises:
+        UserError: the run was not greedy, or it cannot be loaded as it was; and as
+            `audit_answers`.
+    """
+    temperature = config["sampling"]["temperature"]
+    if temperature != 0:
+        raise UserError(
+            f"the audit is for temperature 0, where one token is right at every position; run "
+            f"{config['run_id']} drew its tokens at temperature {temperature:g}."
+        )
+    options = _target_options(config)
+    tasks = _load_prompts(config, data_dir)
+    target = load_target(options)
+    facts = target.describe()
+    for name in _SAME_TARGET:
+        began, now = config["target"].get(name), facts.get(name)
+        if began != now:
+            raise UserError(
+                f"run {config['run_id']} was made by a target whose {name} was {began}, and the "
+                f"one loaded now has {now}; put the target back as it was."
+            )
+    return audit_answers(options, target, tasks, generations, path)
+
+
+def _there_already(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:
+    try:
+        if path.exists() and (torn := run_files.cut_torn_line(path)):
+            say(f"cut off a torn last audit ({torn} bytes)")
+        return read_audits(path, generations)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{error}; remove the file to audit the run anew.") from error
+
+
+def _load_wider(options: TargetOptions) -> Target:
+    """The same target one dtype wider, with no attention of ours."""
+    attn = "sdpa" if options.attn in (None, GROUPED, EXACT) else options.attn
+    try:
+        return load_target(dataclasses.replace(options, dtype=WIDER[options.dtype], attn=attn))
+    except UserError as error:
+        raise NotAudited(
+            f"not audited: the reference, {options.name} in {WIDER[options.dtype]}, cannot be "
+            f"loaded ({str(error).rstrip('.')}); call harness verify where there is room."
+        ) from error
+
+
+def _scorer(target: Target) -> Scorer:
+    if isinstance(target, Scorer):
+        return target
+    raise NotAudited(f"not audited: target {target.name} has no `score`; give it that method.")
+
+
+def _prompts(
+    target: Target, tasks: Mapping[str, PromptSet], answers: Mapping[RecordKey, Generation]
+) -> dict[tuple[str, str, int], list[int]]:
+    """Prompt ids by task, prompt and turn, as far as the answers go."""
+    return {
+        (task, prompt.prompt_id, turn): prompt_ids
+        for task, chosen in tasks.items()
+        for prompt in chosen.prompts
+        for turn, prompt_ids in turns(target, task, prompt, answers)
+    }
+
+
+def _audits(
+    own: Scorer,
+    reference: Scorer,
+    left: Sequence[Generation],
+    answers: Mapping[RecordKey, Generation],
+    prompts: Mapping[tuple[str, str, int], Sequence[int]],
+) -> Iterator[Audit]:
+    """Audits prompt by prompt; answers of equal tokens share one pass."""
+    by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
+    for item in left:
+        by_prompt[item.task, item.prompt_id, item.turn].append(item)
+    for place, items in by_prompt.items():
+        prompt_ids = prompts.get(place)
+        if prompt_ids is None or {prompt_sha256(prompt_ids)} != {i.prompt_sha256 for i in items}:
+            raise UserError(
+                f"the prompt of {place[0]} {place[1]}, turn {place[2]}, is not the one that was "
+                "answered (prompt_sha256 differs); use the run's data, template and plug-ins."
+            )
+        scored: dict[tuple[int, ...], list[Deviation]] = {}
+        for item in items:
+            if item.new_tokens not in scored:
+                scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
+            ar_loop = ar_loop_of(item, answers)
+            assert ar_loop is not None
+            yield make_audit(item, ar_loop, scored[item.new_tokens])
+
+
+def _score(
+    own: Scorer, reference: Scorer, prompt_ids: Sequence[int], answer: Generation
+) -> list[Deviation]:
+    """Every place of one answer where the reference would have chosen another token."""
+    found: list[Deviation] = []
+    first = 0
+    place = f"{answer.task} {answer.prompt_id}, turn {answer.turn}, {answer.method}"
+    try:
+        passes = (item.score(prompt_ids, answer.new_tokens) for item in (reference, own))
+        for wide, narrow in zip(*passes, strict=True):
+            rows = answer.new_tokens[first : first + wide.shape[0]]
+            if not 0 <= min(rows) <= max(rows) < wide.shape[1]:
+                raise UserError(f"{place} holds tokens that the target does not have.")
+            tokens = torch.tensor(rows, device=wide.device)
+            found += deviations(wide, narrow, tokens, first)
+            first += len(rows)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise NotAudited(
+            f"not audited from {place} on: memory ran out; call harness verify where there is more."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{place} cannot be audited: {error}.") from error
+    return found
+
+
+def _target_options(config: Mapping[str, Any]) -> TargetOptions:
+    facts = config["target"]
+    device, dtype = facts.get("device", "cpu"), facts.get("dtype")
+    if dtype not in WIDER:
+        raise UserError(
+            f"run {config['run_id']} was measured in dtype {dtype}; the audit knows "
+            f"{', '.join(WIDER)}."
+        )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"run {config['run_id']} was measured on {device}, and there is none here; verify it "
+            "on a machine that has one."
+        )
+    return TargetOptions(
+        name=facts["name"],
+        dtype=dtype,
+        device=device,
+        attn=facts.get("attn"),
+        revision=facts.get("revision"),
+        enable_thinking=facts.get("enable_thinking", False),
+    )
+
+
+def _load_prompts(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, PromptSet]:
+    """The run's prompts, from where they are today; they must be the same."""
+    names = tuple(task["task"] for task in config["tasks"])
+    tasks = load_tasks(names, data_dir, config.get("limit"))
+    for task in config["tasks"]:
+        chosen = tasks[task["task"]]
+        ids = [prompt.prompt_id for prompt in chosen.prompts]
+        if chosen.source.digest != task["source"]["digest"] or ids != task["prompt_ids"]:
+            raise UserError(
+                f"the prompts of {task['task']} here ({chosen.source.location}) are not those of "
+                f"run {config['run_id']} ({task['source']['location']}); name the run's data with "
+                "--data-dir."
+            )
+    return tasks
