@@ -149,9 +149,11 @@ def _compare(arguments: list[str]) -> int:
     """Show how each method changed between two runs; --fail-below makes it a gate."""
     from reports.compare import compare, slower_methods
     from reports.compare_page import page, summary
+    from reports.run import load_run
 
     config = _parse(CompareConfig, arguments, "compare")
-    found = compare(config.run_a, config.run_b, allow_different=config.allow_different)
+    runs = load_run(config.run_a), load_run(config.run_b)
+    found = compare(*runs, allow_different=config.allow_different)
     limit = config.fail_below
     slower = [] if limit is None else slower_methods(found, limit)
     print(page(found))

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from harness import metrics, paired
@@ -16,7 +15,7 @@ from harness.metrics import NoData, Sides
 from harness.paired import Estimate
 from harness.records import Generation, key_of
 from reports import formatting as form
-from reports.run import Run, conditions, load_run
+from reports.run import Run, conditions
 from reports.tables import OVERALL
 
 Label = Literal["A", "B"]
@@ -89,14 +88,13 @@ class _Side:
         return found if found and found.prompt_sha256 == item.prompt_sha256 else None
 
 
-def compare(path_a: Path, path_b: Path, *, allow_different: bool) -> RunComparison:
-    """Read two run directories and compare them on the answers both have.
+def compare(run_a: Run, run_b: Run, *, allow_different: bool) -> RunComparison:
+    """Every shared method on the answers both runs have.
 
     Raises:
-        UserError: a directory cannot be read, the runs differ in more than their drafters and
-            ``allow_different`` is not set, or they have no answer in common.
+        UserError: the runs differ in more than their drafters and ``allow_different`` is not set,
+            or they have no answer in common.
     """
-    run_a, run_b = load_run(path_a), load_run(path_b)
     different = _different(run_a, run_b)
     if different and not allow_different:
         raise UserError(
@@ -135,9 +133,10 @@ def slower_methods(comparison: RunComparison, fail_below: float) -> list[str]:
 
     Tested is the overall speedup of B over that of A, each over the baseline of its own run, so
     that a machine which was slower during one run is no failure. A drafter fails where the ratio
-    AND the upper end of its paired 95 % interval lie below: a change within the noise of the
-    prompts passes, and a drafter whose speed did not change fails by chance in fewer than 1 of 40
-    comparisons even at a limit of 1.
+    AND the upper end of its paired 95 % interval lie below: a change within the spread over
+    prompts passes. At a limit of 1, a drafter whose speed did not change still fails by chance in
+    about 1 of 40 comparisons; at 0.98 the change must also be larger than 2 %. What moves a
+    drafter and not its baseline from one run to the next is taken for a change.
 
     Raises:
         UserError: no drafter is shared, or one has no interval; a gate that cannot judge must

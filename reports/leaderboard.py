@@ -234,9 +234,11 @@ def lead(group: Comparison) -> str:
         return ""
     accepted = "" if score["tau"] is None else f" and τ = {form.ratio(score['tau'])}"
     verdict = "Fastest drafter" if score["speedup"] > 1 else "No drafter beats the baseline; best"
+    first = [name for (_, name), cell in _ranks(group).items() if cell.value == 1]
+    tied = f" Not shown to be faster than {', '.join(first[1:])}." if first[1:] else ""
     return (
         f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
-        f"of {headline_baseline(run)}{accepted}."
+        f"of {headline_baseline(run)}{accepted}.{tied}"
     )
 
 
