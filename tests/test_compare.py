@@ -200,6 +200,19 @@ def test_what_only_one_run_has_is_dropped_and_counted() -> None:
     assert sum(row["num_answers"] for row in summary(found)["dropped"]) == found.dropped.total()
 
 
+def test_a_baseline_that_read_other_tokens_is_no_baseline() -> None:
+    made = [
+        dataclasses.replace(item, prompt_sha256="c" * 64)
+        if (item.method, item.task, item.prompt_id) == ("ar_loop", "gsm8k", "2")
+        else item
+        for item in RECORDS
+    ]
+    found = compared(made, made)
+    no_baseline = "no answer of the baseline to the same prompt in both runs"
+    assert found.dropped == {(label, "gsm8k", no_baseline): 3 for label in "AB"}
+    assert change(found, "combined").num_answers == 2 * len(PROMPTS) - 1
+
+
 def test_repeats_of_one_run_are_dropped() -> None:
     repeated = [*RECORDS, *(dataclasses.replace(item, repeat=1) for item in RECORDS)]
     facts = settings(run_id="b", repeats=2)

@@ -248,7 +248,13 @@ def test_runs_that_differ_in_drafters_share_a_table(tmp_path: Path) -> None:
         leaderboard_text([])
 
 
-def drawn_run(path: Path, seconds: dict[str, float], num_prompts: int = 12, **fields: Any) -> Path:
+def drawn_run(
+    path: Path,
+    seconds: dict[str, float],
+    num_prompts: int = 12,
+    baseline_s: float = 0.05,
+    **fields: Any,
+) -> Path:
     """A run of drafters that accept alike and differ in the time of a pass."""
     facts = config(
         methods=[BASELINES[0], *map(drafter, seconds)],
@@ -261,7 +267,7 @@ def drawn_run(path: Path, seconds: dict[str, float], num_prompts: int = 12, **fi
         ],
         **fields,
     )
-    times = {"ar_loop": 0.05, **seconds}
+    times = {"ar_loop": baseline_s, **seconds}
     return write_run(path, simulated_records(facts, dict.fromkeys(seconds, 0.6), times), facts)
 
 
@@ -301,8 +307,12 @@ def test_too_few_conversations_rank_nobody_above_another(tmp_path: Path) -> None
 
 def test_ties_across_runs_are_over_each_runs_own_baseline(tmp_path: Path) -> None:
     first = drawn_run(tmp_path / "a", {"combined": 0.05})
-    for name, factor, expected in (("b", 1.0, ["1=", "1="]), ("c", 1.5, ["1", "2"])):
-        path = drawn_run(tmp_path / name, {"combined": 0.05 * factor}, run_id=name)
+    for name, own_s, baseline_s, expected in (
+        ("b", 0.05, 0.05, ["1=", "1="]),
+        ("c", 0.075, 0.05, ["1", "2"]),
+        ("d", 0.075, 0.075, ["1=", "1="]),
+    ):
+        path = drawn_run(tmp_path / name, {"combined": own_s}, baseline_s=baseline_s, run_id=name)
         rows = cells(leaderboard_text([first, path]), "Leaderboard")
         assert [row[0] for row in rows][:2] == expected
 
