@@ -1,48 +1,66 @@
-"""95 % intervals of the headline metrics, by resampling conversations."""
+"""95 % intervals of the headline metrics and of their differences, by resampling conversations.
+
+Conversations are drawn with replacement within each task, all turns and repeats of one together.
+The draws depend on the number of conversations alone, so the order of records moves nothing and
+both sides of a difference see the same draws.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import NoData, pairs
+from harness.metrics import NoData, Sides, drafted_pairs, pairs
 from harness.records import Generation
 
 FloatArray = NDArray[np.float64]
+Rows = Sequence[tuple[str, Sequence[float]]]
+"""Prompt id and the terms of each sum, one row an answer."""
 
 NUM_DRAWS = 2000
 """Resamples behind an interval."""
 MIN_CONVERSATIONS = 5
 """With fewer conversations a task, a percentile bootstrap says nothing worth printing."""
 
+_BLOCK = 100
+"""Draws made at once; whole sets of 50,000 prompts stay within memory."""
+
 
 def tau_interval(tasks: Sequence[Sequence[Generation]]) -> tuple[float, float]:
     """Interval of the overall `harness.metrics.tau`; pass one task for that task's own.
 
-    Conversations are resampled within each task, all turns and repeats of one together.
-
     Raises:
         NoData: a task has fewer than `MIN_CONVERSATIONS` conversations with rounds.
     """
-    generator = np.random.default_rng(0)
     values = []
-    for generations in tasks:
-        rows = [
-            (item.prompt_id, (len(item.new_tokens) - 1, len(item.rounds)))
-            for item in generations
-            if item.rounds
-        ]
-        sums = _resampled_sums(rows, generator)
-        values.append(sums[:, 0] / sums[:, 1])
+    for position, generations in enumerate(tasks):
+        rows = [(item.prompt_id, _length(item)) for item in generations if item.rounds]
+        values.append(_ratio(_resampled_sums(rows, position)))
     return _interval(values)
 
 
-def speedup_interval(
-    tasks: Sequence[tuple[Sequence[Generation], Sequence[Generation]]],
-) -> tuple[float, float]:
+def tau_difference_interval(tasks: Sequence[Sides]) -> tuple[float, float]:
+    """Paired interval of the overall `harness.metrics.tau_difference`.
+
+    Args:
+        tasks: (first, second) for each task.
+
+    Raises:
+        NoData: a task has fewer than `MIN_CONVERSATIONS` conversations with rounds on both sides.
+    """
+    values = []
+    for position, sides in enumerate(tasks):
+        rows = [(a.prompt_id, (*_length(a), *_length(b))) for a, b in drafted_pairs(*sides)]
+        sums = _resampled_sums(rows, position)
+        values.append(_ratio(sums[:, 2:]) - _ratio(sums[:, :2]))
+    return _interval(values)
+
+
+def speedup_interval(tasks: Sequence[Sides]) -> tuple[float, float]:
     """Paired interval of the overall `harness.metrics.speedup`; pass one task for its own.
 
     Args:
@@ -52,38 +70,93 @@ def speedup_interval(
         NoData: a task has fewer than `MIN_CONVERSATIONS` conversations in common, or decoded
             nothing in some resample.
     """
-    generator = np.random.default_rng(0)
+    return _ratio_interval(
+        [_log_speedup(_costs(sides), position) for position, sides in enumerate(tasks)]
+    )
+
+
+def speedup_change_interval(tasks: Sequence[tuple[Sides, Sides]]) -> tuple[float, float]:
+    """Paired interval of the overall `harness.metrics.speedup_change`.
+
+    Args:
+        tasks: (baseline, method) of the first run, then of the second, for each task.
+
+    Raises:
+        NoData: as `speedup_interval`, or the runs hold different conversations.
+    """
     values = []
-    for baseline, method in tasks:
-        rows = [
-            (slow.prompt_id, (*_cost(slow), *_cost(fast))) for slow, fast in pairs(baseline, method)
-        ]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slow_s, slow_tokens, fast_s, fast_tokens = np.log(_resampled_sums(rows, generator)).T
-            values.append((slow_s - slow_tokens) - (fast_s - fast_tokens))
+    for position, (first, second) in enumerate(tasks):
+        before, after = _costs(first), _costs(second)
+        if {name for name, _ in before} != {name for name, _ in after}:
+            raise NoData("the runs hold different conversations")
+        values.append(_log_speedup(after, position) - _log_speedup(before, position))
+    return _ratio_interval(values)
+
+
+def _length(generation: Generation) -> tuple[float, float]:
+    """Tokens committed by rounds, and the rounds."""
+    return len(generation.new_tokens) - 1, len(generation.rounds or ())
+
+
+def _costs(sides: Sides) -> Rows:
+    """Seconds and tokens decoded, of the baseline, then of the method, on the same prompts."""
+    return [
+        (a.prompt_id, (a.decode_s, len(a.new_tokens) - 1, b.decode_s, len(b.new_tokens) - 1))
+        for a, b in pairs(*sides)
+    ]
+
+
+def _ratio(sums: FloatArray) -> FloatArray:
+    return np.asarray(sums[:, 0] / sums[:, 1], dtype=np.float64)
+
+
+def _log_speedup(costs: Rows, position: int) -> FloatArray:
+    """``[NUM_DRAWS]``, not finite where a draw decoded nothing."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slow_s, slow_tokens, fast_s, fast_tokens = np.log(_resampled_sums(costs, position)).T
+        return np.asarray((slow_s - slow_tokens) - (fast_s - fast_tokens), dtype=np.float64)
+
+
+def _resampled_sums(rows: Rows, position: int) -> FloatArray:
+    """``[NUM_DRAWS, columns]``: column sums over conversations drawn with replacement."""
+    names, owners = np.unique([name for name, _ in rows], return_inverse=True)
+    if len(names) < MIN_CONVERSATIONS:
+        raise NoData(f"an interval needs at least {MIN_CONVERSATIONS} conversations a task")
+    terms = np.array([row for _, row in rows], dtype=np.float64)
+    sums = np.stack(
+        [np.bincount(owners, weights=column, minlength=len(names)) for column in terms.T], axis=1
+    )
+    draws = _draws(len(names), position)
+    blocks = [draws[i : i + _BLOCK].astype(np.float64) @ sums for i in range(0, NUM_DRAWS, _BLOCK)]
+    return np.concatenate(blocks)
+
+
+@functools.lru_cache(maxsize=16)
+def _draws(num_conversations: int, position: int) -> NDArray[np.uint8]:
+    """``[NUM_DRAWS, num_conversations]``: how often each conversation is drawn.
+
+    ``position`` is the task's place among those of an overall value: tasks are drawn
+    independently of one another, also where they have as many conversations.
+    """
+    generator = np.random.default_rng([num_conversations, position])
+    chances = [1 / num_conversations] * num_conversations
+    # A count beyond 255 has a chance below 1e-500.
+    blocks = [
+        generator.multinomial(num_conversations, chances, size=_BLOCK).astype(np.uint8)
+        for _ in range(NUM_DRAWS // _BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def _ratio_interval(values: Sequence[FloatArray]) -> tuple[float, float]:
     low, high = _interval(values)
     return math.exp(low), math.exp(high)
 
 
-def _cost(generation: Generation) -> tuple[float, float]:
-    return generation.decode_s, len(generation.new_tokens) - 1
-
-
-def _resampled_sums(
-    rows: Sequence[tuple[str, tuple[float, ...]]], generator: np.random.Generator
-) -> FloatArray:
-    """``[NUM_DRAWS, columns]``: column sums over conversations drawn with replacement."""
-    sums: dict[str, FloatArray] = {}
-    for prompt_id, row in rows:
-        sums[prompt_id] = sums.get(prompt_id, np.zeros(len(row))) + np.array(row)
-    if len(sums) < MIN_CONVERSATIONS:
-        raise NoData(f"an interval needs at least {MIN_CONVERSATIONS} conversations a task")
-    counts = generator.multinomial(len(sums), [1 / len(sums)] * len(sums), size=NUM_DRAWS)
-    return np.asarray(counts @ np.stack(list(sums.values())), dtype=np.float64)
-
-
 def _interval(values: Sequence[FloatArray]) -> tuple[float, float]:
     """Central 95 % of the mean over tasks of ``[NUM_DRAWS]`` values each."""
+    if not values:
+        raise NoData("an interval needs a task")
     overall = np.mean(values, axis=0)
     if not np.isfinite(overall).all():
         raise NoData("a resample holds no decoded token")

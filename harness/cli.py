@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``verify``, ``train``, ``report`` and ``list``.
+"""The command line: ``run``, ``verify``, ``train``, ``report``, ``compare``, ``list``, ``doctor``.
 
 A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
 """
@@ -17,6 +17,8 @@ import tyro
 from harness import registry
 from harness.config import (
     PRESETS,
+    CompareConfig,
+    DoctorConfig,
     ListConfig,
     ReportConfig,
     RunConfig,
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 1 where a generation failed or is not the target's; 2 for bad input; 130 after Ctrl-C.
+        0; 1 where a generation failed or is not the target's, a drafter fell below
+        ``--fail-below`` or nothing can be run here; 2 for bad input; 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -168,6 +171,37 @@ def _report(arguments: list[str]) -> int:
     return 0
 
 
+def _compare(arguments: list[str]) -> int:
+    """Show how each method changed between two runs; --fail-below makes it a gate."""
+    from reports.compare import compare, slower_methods
+    from reports.compare_page import page, summary
+    from reports.run import load_run
+
+    config = _parse(CompareConfig, arguments, "compare")
+    runs = load_run(config.run_a), load_run(config.run_b)
+    found = compare(*runs, allow_different=config.allow_different)
+    limit = config.fail_below
+    slower = [] if limit is None else slower_methods(found, limit)
+    print(page(found))
+    if slower:
+        print(f"slower than {limit:g} of before: {', '.join(slower)}", file=sys.stderr)
+    print(json.dumps({**summary(found), "fail_below": limit, "slower": slower}))
+    return 1 if slower else 0
+
+
+def _doctor(arguments: list[str]) -> int:
+    """Show what this machine can run, and why not."""
+    from harness.doctor import diagnose
+    from harness.probes import probe
+
+    _parse(DoctorConfig, arguments, "doctor")
+    diagnosis = diagnose(probe())
+    for line in diagnosis.lines:
+        print(line)
+    print(json.dumps(diagnosis.facts))
+    return 0 if diagnosis.can_run else 1
+
+
 def _list(arguments: list[str]) -> int:
     """Show every drafter, target, task, objective and preset."""
     config = _parse(ListConfig, arguments, "list")
@@ -191,7 +225,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "train": _train,
     "report": _report,
+    "compare": _compare,
     "list": _list,
+    "doctor": _doctor,
 }
 
 

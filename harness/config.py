@@ -147,6 +147,32 @@ class ReportConfig:
     """Where leaderboard.md and leaderboard.html go; by default the first run directory."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Show how each method changed from one run to another, on the answers both have."""
+
+    run_a: Positional[Annotated[Path, arg(metavar="RUN_A")]]
+    """Run directory from before."""
+    run_b: Positional[Annotated[Path, arg(metavar="RUN_B")]]
+    """Run directory from after."""
+    fail_below: Annotated[float | None, arg(metavar="RATIO")] = None
+    """Exit with status 1 where a drafter's overall speedup, B over A, is below RATIO and so is the
+    upper end of its 95 % interval; 0.98 lets noise pass."""
+    allow_different: bool = False
+    """Compare runs that differ in target, settings, prompts or machine; the differences are
+    shown."""
+
+    def __post_init__(self) -> None:
+        limit = self.fail_below
+        if limit is not None and not 0 < limit < math.inf:
+            raise UserError(f"--fail-below must be a ratio above 0, not {limit:g}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig:
+    """Show what this machine can run, and why not; touches no network."""
+
+
 def standard() -> RunConfig:
     """The defaults: 128 prompts a task and 2048 new tokens on a GPU, 16 and 128 on a CPU."""
     return RunConfig()

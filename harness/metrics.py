@@ -15,6 +15,9 @@ import numpy as np
 
 from harness.records import Generation, Round
 
+Sides = tuple[Sequence[Generation], Sequence[Generation]]
+"""Two methods on the same prompts: (baseline, method), or (first, second)."""
+
 
 class NoData(ValueError):
     """There is nothing to compute the number from."""
@@ -45,8 +48,22 @@ def tau(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: no generation has rounds.
     """
-    rounds = _rounds(generations)
-    return sum(item.committed for item in rounds) / len(rounds)
+    # The record has checked that 1 + Σ committed is the number of its tokens.
+    answers = [item for item in generations if item.rounds]
+    num_rounds = sum(len(item.rounds or ()) for item in answers)
+    if num_rounds == 0:
+        raise NoData("no generation has rounds")
+    return sum(len(item.new_tokens) - 1 for item in answers) / num_rounds
+
+
+def tau_difference(first: Sequence[Generation], second: Sequence[Generation]) -> float:
+    """`tau` of ``second`` less that of ``first``, on answers to the same prompts.
+
+    Raises:
+        NoData: no prompt for which both sides have rounds.
+    """
+    both = drafted_pairs(first, second)
+    return tau([b for _, b in both]) - tau([a for a, _ in both])
 
 
 def tau_macro(generations: Sequence[Generation]) -> float:
@@ -134,6 +151,13 @@ def pairs(
     return [(item, others[key]) for key, item in _by_prompt(baseline).items() if key in others]
 
 
+def drafted_pairs(
+    first: Sequence[Generation], second: Sequence[Generation]
+) -> list[tuple[Generation, Generation]]:
+    """`pairs` in which both sides have rounds."""
+    return [(a, b) for a, b in pairs(first, second) if a.rounds and b.rounds]
+
+
 def speedup(baseline: Sequence[Generation], method: Sequence[Generation]) -> float:
     """Baseline's decode seconds per token over the method's, both pooled over the same prompts.
 
@@ -146,6 +170,17 @@ def speedup(baseline: Sequence[Generation], method: Sequence[Generation]) -> flo
     slow = tokens_per_s([pair[0] for pair in both])
     fast = tokens_per_s([pair[1] for pair in both])
     return fast / slow
+
+
+def speedup_change(first: Sides, second: Sides) -> float:
+    """`speedup` in ``second`` over that in ``first``; each is (baseline, method) of one run.
+
+    A machine that was slower during one of the runs slows its baseline too, and cancels.
+
+    Raises:
+        NoData: as `speedup`.
+    """
+    return speedup(*second) / speedup(*first)
 
 
 def speedup_end_to_end(baseline: Sequence[Generation], method: Sequence[Generation]) -> float:

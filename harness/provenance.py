@@ -70,7 +70,7 @@ def hardware() -> dict[str, Any]:
     import torch
 
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
@@ -78,7 +78,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Name of the processor, as the system gives it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

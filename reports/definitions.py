@@ -52,6 +52,12 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "training seeds or days. Blank below five conversations a task.",
     ),
     (
+        "Tie",
+        "Two neighbours share a rank, marked =, unless the paired 95 % interval of the ratio of "
+        "their overall decode speeds, on the prompts both answered, excludes 1. Also where "
+        "conversations are too few for an interval. First and last of a row of ties may differ.",
+    ),
+    (
         "Joint acceptance J(k)",
         "Among rounds that offered at least k draft tokens in a row, the share that accepted k or "
         "more. Where all rounds offer the same depth and nothing is cut, τ = 1 + J(1) + J(2) + …",

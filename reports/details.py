@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from harness.paired import Estimate
+from reports import differences
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
-from reports.leaderboard import Comparison, is_oracle
+from reports.leaderboard import Comparison, competes, is_oracle
 from reports.run import Run
 from reports.tables import OVERALL
 
@@ -27,6 +29,7 @@ def _range(key: str) -> Callable[[_Score], Cell]:
 
 _TAU = "τ, accepted length"
 _SPEEDUP = "Speedup"
+_SPEED = "Decode speed"
 _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
     (Column(title="pooled", group=_TAU, markdown="τ"), _value("tau", form.ratio)),
     (Column(title="95 %", group=_TAU, markdown="τ 95 %", kind="text"), _range("tau")),
@@ -87,6 +90,52 @@ def task_table(group: Comparison) -> Table:
         rows=tuple(rows),
         badge=group.badge,
     )
+
+
+def difference_table(group: Comparison) -> Table | None:
+    """Every pair of drafters of one run, faster one first; None where no run has two."""
+    rows = []
+    for run in group.runs:
+        methods = [
+            str(item["method"]) for other, item in group.ranked() if other is run and competes(item)
+        ]
+        for pair in differences.pairs_of(run, methods):
+            differ = pair.differs_in
+            cells = (
+                group.label(run, pair.first),
+                Cell(text=pair.second),
+                _estimate(pair.tau, form.signed),
+                Cell(text=form.spread(pair.tau.low, pair.tau.high) or form.BLANK),
+                _estimate(pair.speed, form.times),
+                Cell(text=form.spread(pair.speed.low, pair.speed.high) or form.BLANK),
+                Cell(text=form.BLANK if differ is None else ", ".join(differ) or "no"),
+                Cell(text=form.count(pair.num_shared), value=pair.num_shared),
+            )
+            rows.append(Row(cells=cells))
+    if not rows:
+        return None
+    return Table(
+        title="Differences between drafters",
+        note="On the answers both have, over all tasks: τ of the drafter less that of the other, "
+        "and its decode speed over the other's. Intervals are paired, 95 % each; among many pairs "
+        "a few differ by chance.",
+        columns=(
+            Column(title="Drafter", kind="label"),
+            Column(title="Against", kind="text"),
+            Column(title="difference", group=_TAU, markdown="τ difference"),
+            Column(title="95 %", group=_TAU, markdown="τ 95 %", kind="text"),
+            Column(title="ratio", group=_SPEED, markdown="speed ratio"),
+            Column(title="95 %", group=_SPEED, markdown="speed 95 %", kind="text"),
+            Column(title="Differ", kind="text"),
+            Column(title="n"),
+        ),
+        rows=tuple(rows),
+        badge=group.badge,
+    )
+
+
+def _estimate(estimate: Estimate, rule: Callable[[float | None], str]) -> Cell:
+    return Cell(text=rule(estimate.value), value=estimate.value)
 
 
 def position_tables(group: Comparison) -> list[Table]:

@@ -28,6 +28,18 @@ def interval(low: float | None, high: float | None) -> str:
     return f"{low:.2f}–{high:.2f}"
 
 
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return BLANK if value is None else f"{value:+.2f}".replace("-", "−")
+
+
+def spread(low: float | None, high: float | None) -> str:
+    """Both ends of an interval that may be negative; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"{low:.2f} to {high:.2f}".replace("-", "−")
+
+
 def share(value: float | None) -> str:
     """A share in percent, without the sign."""
     return BLANK if value is None else f"{100 * value:.1f}"

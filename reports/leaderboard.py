@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from harness import metrics
 from harness.verdicts import tally
+from reports import differences
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.run import Run
@@ -57,7 +59,7 @@ class Comparison:
             speed, tau = score["speedup"] or 0.0, score["tau"] or 0.0
             return (
                 baseline,
-                not _competes(pair[1]),
+                not competes(pair[1]),
                 -speed,
                 -tau,
                 pair[1]["method"],
@@ -80,7 +82,7 @@ class Comparison:
         return Cell(text=name)
 
 
-def _competes(item: Mapping[str, Any]) -> bool:
+def competes(item: Mapping[str, Any]) -> bool:
     """Whether a method is ranked: baselines and oracles are not."""
     return item["kind"] == "drafter" and not is_oracle(item)
 
@@ -95,32 +97,48 @@ def main_table(group: Comparison) -> Table:
     tasks = group.first.tasks
     columns = _columns(tasks, group.first.sample_tasks)
     rows: list[Row] = []
-    rank = 0
+    ranks = _ranks(group)
     for run, item in group.ranked():
         scores = {name: group.score(run, item["method"], name) for name in (OVERALL, *tasks)}
-        ranked = _competes(item) and scores[OVERALL]["speedup"] is not None
-        rank += ranked
         rows.append(
             Row(
                 cells=(
-                    Cell(text=str(rank), value=rank) if ranked else Cell(text=form.BLANK),
+                    ranks.get((run.run_id, item["method"]), Cell(text=form.BLANK)),
                     group.label(run, item["method"]),
                     *_draft_cells(item),
                     *_value_cells(scores, tasks),
                     _lossless_cell(run, item["method"]),
                 ),
-                muted=not _competes(item),
+                muted=not competes(item),
                 oracle=is_oracle(item),
             )
         )
     return Table(
         title="Leaderboard",
-        note="Ranked by overall decode speedup. Best value of each column in bold; "
-        "ranges are 95 % intervals.",
+        note="Ranked by overall decode speedup; = marks a tie, a row not shown to be slower than "
+        "the one above. Best value of each column in bold; ranges are 95 % intervals.",
         columns=columns,
         rows=mark_best(columns, rows),
         badge=group.badge,
     )
+
+
+def _ranks(group: Comparison) -> dict[tuple[str, str], Cell]:
+    """Run and method to the rank shown: a tie has the rank of the row above, both marked ``=``."""
+    ranked = [
+        (run, str(item["method"]))
+        for run, item in group.ranked()
+        if competes(item) and group.score(run, item["method"])["speedup"] is not None
+    ]
+    ties = [differences.is_tie(*pair) for pair in itertools.pairwise(ranked)]
+    cells = {}
+    rank = 1
+    for place, (run, method) in enumerate(ranked, start=1):
+        with_above, with_below = any(ties[place - 2 : place - 1]), any(ties[place - 1 : place])
+        rank = rank if with_above else place
+        text = f"{rank}=" if with_above or with_below else str(rank)
+        cells[run.run_id, method] = Cell(text=text, value=rank)
+    return cells
 
 
 def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]:
@@ -226,13 +244,15 @@ def lead(group: Comparison) -> str:
     """The answer in a sentence; empty where no drafter has an overall speedup."""
     run, item = group.ranked()[0]
     score = group.score(run, item["method"])
-    if not _competes(item) or score["speedup"] is None:
+    if not competes(item) or score["speedup"] is None:
         return ""
     accepted = "" if score["tau"] is None else f" and τ = {form.ratio(score['tau'])}"
     verdict = "Fastest drafter" if score["speedup"] > 1 else "No drafter beats the baseline; best"
+    first = [name for (_, name), cell in _ranks(group).items() if cell.value == 1]
+    tied = f" Not shown to be faster than {', '.join(first[1:])}." if first[1:] else ""
     return (
         f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
-        f"of {headline_baseline(run)}{accepted}."
+        f"of {headline_baseline(run)}{accepted}.{tied}"
     )
 
 

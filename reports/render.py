@@ -88,6 +88,7 @@ def _section(group: Comparison) -> Section:
     target = group.first.config["target"]
     hardware = group.first.environment["hardware"]
     tables = (
+        details.difference_table(group),
         *details.position_tables(group),
         evidence.checkpoint_table(group),
         stage_table(group),

@@ -140,30 +140,37 @@ def comparable_groups(runs: Sequence[Run]) -> list[list[Run]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _group_key(run: Run) -> str:
-    """Everything a number depends on besides the drafter."""
+def conditions(run: Run) -> dict[str, Any]:
+    """Everything a number depends on besides drafter and prompts, by name."""
     target, hardware = run.config["target"], run.environment["hardware"]
+    batch_sizes = sorted({item.batch_size for item in run.generations})
+    return {
+        "target": target.get("name"),
+        "model": target.get("model"),
+        "revision": target.get("revision"),
+        "weights": target.get("weights_sha256"),
+        "dtype": target.get("dtype"),
+        "attention": target.get("attn"),
+        "device": target.get("device"),
+        "chat template": target.get("template_sha256"),
+        "thinking": target.get("enable_thinking"),
+        "temperature": run.config["sampling"]["temperature"],
+        "top-p": run.config["sampling"]["top_p"],
+        "top-k": run.config["sampling"]["top_k"],
+        "max_new_tokens": run.config["max_new_tokens"],
+        "GPU": hardware.get("gpu"),
+        "CPU": hardware.get("cpu"),
+        "threads": hardware.get("num_threads"),
+        "batch size": ", ".join(map(str, batch_sizes)),
+    }
+
+
+def _group_key(run: Run) -> str:
     facts = [
-        [
-            target.get(name)
-            for name in (
-                "name",
-                "model",
-                "revision",
-                "weights_sha256",
-                "dtype",
-                "attn",
-                "device",
-                "template_sha256",
-                "enable_thinking",
-            )
-        ],
-        [hardware.get(name) for name in ("gpu", "cpu", "num_cores", "num_threads")],
-        run.config["sampling"],
-        run.config["max_new_tokens"],
+        conditions(run),
+        run.environment["hardware"].get("num_cores"),
         [[task["task"], task["source"], task["prompt_ids"]] for task in run.config["tasks"]],
         sorted(run.baselines),
-        sorted({item.batch_size for item in run.generations}),
     ]
     return json.dumps(facts, sort_keys=True)
 

@@ -5,14 +5,14 @@ A blank is NaN; it is never zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import pandas as pd
 
 from harness import bootstrap, metrics, verdicts
-from harness.metrics import NoData
+from harness.paired import or_none
 from harness.records import Failure, key_of
 from reports.run import Run, load_run
 
@@ -31,9 +31,6 @@ __all__ = [
 
 OVERALL = "overall"
 """The row over all tasks of a run; blank where one of them has no value."""
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +76,7 @@ _RATIOS = ("speedup", "speedup_end_to_end", "speedup_ar_loop")
 
 def headline_baseline(run: Run) -> str | None:
     """The fastest baseline that ran; None where none decoded anything."""
-    return _or_none(
+    return or_none(
         metrics.headline_baseline, {name: run.of(name) for name in run.baselines if run.of(name)}
     )
 
@@ -110,7 +107,7 @@ def position_frame(run: Run) -> pd.DataFrame:
     rows: list[tuple[object, ...]] = []
     for item in run.methods:
         method = str(item["method"])
-        found = _or_none(metrics.positions, run.of(method))
+        found = or_none(metrics.positions, run.of(method))
         if found is None or not found.joint:
             continue
         total = sum(found.histogram)
@@ -179,8 +176,8 @@ def _score(
     by_task = [run.of(method, task) for task in tasks]
     own = [generation for generations in by_task for generation in generations]
     both = [(run.of(headline, task), run.of(method, task)) for task in tasks] if headline else []
-    tau_range = _or_none(bootstrap.tau_interval, by_task)
-    speedup_range = _or_none(bootstrap.speedup_interval, both) if headline != method else None
+    tau_range = or_none(bootstrap.tau_interval, by_task)
+    speedup_range = or_none(bootstrap.speedup_interval, both) if headline != method else None
     complete = all(by_task)
     return Score(
         run_id=run.run_id,
@@ -197,7 +194,7 @@ def _score(
         tau_high=tau_range[1] if tau_range else None,
         speedup_low=speedup_range[0] if speedup_range else None,
         speedup_high=speedup_range[1] if speedup_range else None,
-        tokens_per_s=_or_none(metrics.tokens_per_s, own) if complete else None,
+        tokens_per_s=or_none(metrics.tokens_per_s, own) if complete else None,
         peak_memory_bytes=metrics.peak_memory_bytes(own) if complete else None,
         **values,
     )
@@ -209,10 +206,10 @@ def _task_values(
     own = run.of(str(item["method"]), task)
     baseline = run.of(headline, task) if headline else []
     return {
-        **{key: _or_none(rule, own) for key, rule in _OWN_METRICS.items()},
-        "speedup": _or_none(metrics.speedup, baseline, own),
-        "speedup_end_to_end": _or_none(metrics.speedup_end_to_end, baseline, own),
-        "speedup_ar_loop": _or_none(metrics.speedup, run.of("ar_loop", task), own),
+        **{key: or_none(rule, own) for key, rule in _OWN_METRICS.items()},
+        "speedup": or_none(metrics.speedup, baseline, own),
+        "speedup_end_to_end": or_none(metrics.speedup_end_to_end, baseline, own),
+        "speedup_ar_loop": or_none(metrics.speedup, run.of("ar_loop", task), own),
     }
 
 
@@ -221,13 +218,6 @@ def _overall_values(parts: Sequence[Score]) -> dict[str, float | None]:
     means = {name: metrics.overall_mean for name in _OWN_METRICS}
     ratios = {name: metrics.overall_geometric_mean for name in _RATIOS}
     return {
-        name: _or_none(rule, [getattr(part, name) for part in parts])
+        name: or_none(rule, [getattr(part, name) for part in parts])
         for name, rule in {**means, **ratios}.items()
     }
-
-
-def _or_none(rule: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-    try:
-        return rule(*args, **kwargs)
-    except NoData:
-        return None

@@ -35,7 +35,7 @@ def load(options: TargetOptions) -> TransformersTarget:
     Raises:
         UserError: the package is missing, or the disk is full.
     """
-    source = _gguf()
+    source = gguf_file()
     digest = file_digest(source)
     directory = user_cache() / "targets" / f"smollm2-{digest[:16]}-{CONVERSION}"
     if not directory.is_dir():
@@ -44,7 +44,12 @@ def load(options: TargetOptions) -> TransformersTarget:
     return load_directory(options, directory, facts)
 
 
-def _gguf() -> Path:
+def gguf_file() -> Path:
+    """The installed weights.
+
+    Raises:
+        UserError: the package is missing.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     folders = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
     files = [path for folder in folders for path in sorted(folder.glob("*.gguf"))]

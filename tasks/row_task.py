@@ -47,12 +47,18 @@ class RowTask:
             found = self._from_files((SAMPLES / f"{self.name}.jsonl",), "samples", SAMPLES)
         return PromptSet(tuple(sorted(found.prompts, key=_rank)[:limit]), found.source)
 
-    def _from_directory(self, data_dir: Path) -> PromptSet:
+    def files_in(self, data_dir: Path) -> tuple[Path, ...]:
+        """The files `load` would read there; empty where there are none."""
         for pattern in self.files:
             # By length first: test.jsonl, test2.jsonl, ... as upstream numbers them.
             matches = sorted(data_dir.glob(pattern), key=lambda path: (len(path.name), path.name))
             if paths := tuple(path for path in matches if path.is_file()):
-                return self._from_files(paths, "directory", data_dir)
+                return paths
+        return ()
+
+    def _from_directory(self, data_dir: Path) -> PromptSet:
+        if paths := self.files_in(data_dir):
+            return self._from_files(paths, "directory", data_dir)
         raise UserError(
             f"no data for {self.name} under {data_dir}; put one of {', '.join(self.files)} there "
             f"or leave {self.name} out."

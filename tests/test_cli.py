@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import methods
-from harness.cli import main
+from harness.cli import COMMANDS, main
 
 TOY = [
     *("--target", "toy", "--tasks", "counting", "--device", "cpu"),
@@ -99,9 +99,9 @@ def test_list_shows_every_kind(toy_plugin: Path, capsys: pytest.CaptureFixture[s
 def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"  {name} " in shown for name in ("run", "verify", "train", "report", "list"))
+    assert all(f"  {name} " in shown for name in COMMANDS)
     assert main([]) == 2
-    for command in ("verify", "train", "report", "list"):
+    for command in COMMANDS:
         assert main([command, "--help"]) == 0
         assert f"python -m harness {command}" in capsys.readouterr().out
 

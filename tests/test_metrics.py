@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import math
+import random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from run_directories import generation, rounds
 
-from harness import bootstrap, metrics
+from harness import bootstrap, metrics, paired
 from harness.metrics import NoData
 from harness.records import Generation, Round
 
@@ -251,3 +253,151 @@ def test_no_interval_where_a_resample_decodes_nothing() -> None:
 def test_scripted_rounds_are_what_they_say() -> None:
     assert [item.committed for item in rounds([2, 3], 7, cut=1)] == [3, 3]
     assert math.isclose(metrics.tau([generation(accepted=[2, 3], cut=1)]), 3.0)
+
+
+def test_tau_difference_is_of_answers_that_both_sides_drafted() -> None:
+    first = [*answers([[3, 1], [0]]), generation(accepted=[7], prompt_id="only here")]
+    second = [*answers([[3, 3], [2]]), generation(accepted=[], prompt_id="only here")]
+    assert metrics.tau_difference(first, second) == pytest.approx((4 + 4 + 3) / 3 - (4 + 2 + 1) / 3)
+    assert metrics.tau_difference(second, first) == -metrics.tau_difference(first, second)
+    with pytest.raises(NoData):
+        metrics.tau_difference(first, [])
+    with pytest.raises(NoData):
+        metrics.tau_difference(first, [generation(num_new_tokens=9)])
+
+
+def test_speedup_change_by_hand() -> None:
+    def side(seconds: float) -> list[Generation]:
+        return [generation(accepted=[4, 4], decode_s=seconds)]
+
+    before, after = (side(8.0), side(4.0)), (side(9.0), side(3.0))
+    assert metrics.speedup_change(before, after) == pytest.approx(1.5)
+    assert metrics.speedup_change(before, before) == 1.0
+
+
+def many(num: int, seed: int, factor: float = 1.0) -> list[Generation]:
+    """Conversations of uneven length and speed; other seeds have other acceptance."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(num):
+        accepted = [draw.randint(0, DEPTH) for _ in range(draw.randint(2, 9))]
+        seconds = factor * len(accepted) * draw.uniform(0.8, 1.2)
+        made.append(generation(accepted=accepted, prompt_id=str(i), decode_s=seconds))
+    return made
+
+
+def test_differences_with_themselves_are_none() -> None:
+    one, other = many(20, 0), many(20, 1)
+    tau = paired.tau_difference([(one, one)])
+    assert (tau.value, tau.low, tau.high) == (0, 0, 0) and not tau.excludes(0)
+    same = paired.speedup_change([((one, other), (one, other))])
+    assert (same.value, same.low, same.high) == (1, 1, 1) and not same.excludes(1)
+
+
+def test_swapping_sides_turns_a_difference_around() -> None:
+    one, other = many(20, 0), many(20, 1)
+    there, back = (paired.tau_difference([sides]) for sides in ((one, other), (other, one)))
+    assert there.value == -(back.value or 0)
+    assert (there.low, there.high) == pytest.approx((-(back.high or 0), -(back.low or 0)))
+    there, back = (paired.speedup([sides]) for sides in ((one, other), (other, one)))
+    assert (there.low or 0) * (back.high or 0) == pytest.approx(1)
+
+
+def test_pairing_narrows_an_interval() -> None:
+    """Prompts differ a lot and methods little: what pairing is for."""
+    draw = random.Random(3)
+    one = many(30, 0)
+    other = [
+        generation(
+            accepted=[item.accepted for item in one_.rounds or ()],
+            prompt_id=one_.prompt_id,
+            decode_s=one_.decode_s * draw.uniform(0.94, 0.96),
+        )
+        for one_ in one
+    ]
+    found = paired.speedup([(one, other)])
+    assert found.excludes(1) and found.value == pytest.approx(1 / 0.95, rel=0.01)
+    assert (found.high or 9) - (found.low or 0) < 0.02
+
+
+@given(st.randoms(use_true_random=False))
+def test_intervals_do_not_depend_on_order(draw: random.Random) -> None:
+    sides = [many(12, seed) for seed in range(4)]
+    slow_a, fast_a, slow_b, fast_b = (draw.sample(side, len(side)) for side in sides)
+    moved = paired.speedup_change([((slow_a, fast_a), (slow_b, fast_b))])
+    still = paired.speedup_change([((sides[0], sides[1]), (sides[2], sides[3]))])
+    assert (moved.low, moved.high) == pytest.approx((still.low, still.high), rel=1e-12)
+    assert moved.value == pytest.approx(still.value, rel=1e-12)
+    taus = [paired.tau_difference([pair]) for pair in ((slow_a, fast_a), (sides[0], sides[1]))]
+    assert taus[0] == taus[1]
+
+
+def test_a_conversation_counts_once_however_many_repeats_it_has() -> None:
+    one, other = many(10, 0), many(10, 1)
+    again = [
+        [
+            generation(
+                accepted=[part.accepted for part in item.rounds or ()],
+                prompt_id=item.prompt_id,
+                decode_s=item.decode_s,
+                repeat=repeat,
+            )
+            for item in side
+            for repeat in range(5)
+        ]
+        for side in (one, other)
+    ]
+    assert paired.tau_difference([(again[0], again[1])]) == paired.tau_difference([(one, other)])
+
+
+def coverage_of(truth: float, simulate: object) -> float:
+    """Share of 300 synthetic data sets whose interval holds the truth."""
+    assert callable(simulate)
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        found = simulate(generator)
+        hits += found.low <= truth <= found.high
+    return hits / 300
+
+
+def test_intervals_of_speed_ratios_hold_the_truth_as_often_as_they_say() -> None:
+    """Two tasks; prompts vary by 40 %, the ratio on a prompt by 20 %; the true ratio is 1.25."""
+
+    def simulate(generator: np.random.Generator) -> paired.Estimate:
+        tasks = []
+        for task in ("gsm8k", "mbpp"):
+            seconds = generator.lognormal(0, 0.4, 30)
+            ratio = 1.25 * generator.lognormal(0, 0.2, 30)
+            # Weighted by seconds the mean of 1 / ratio is its plain mean: both are independent.
+            ratio *= math.exp(0.2**2 / 2)
+            sides = [
+                [
+                    generation(num_new_tokens=11, task=task, prompt_id=str(i), decode_s=float(s))
+                    for i, s in enumerate(times)
+                ]
+                for times in (seconds, seconds / ratio)
+            ]
+            tasks.append((sides[0], sides[1]))
+        return paired.speedup(tasks)
+
+    assert 0.90 <= coverage_of(1.25, simulate) <= 0.99
+
+
+def test_intervals_of_tau_differences_hold_the_truth_as_often_as_they_say() -> None:
+    """Conversations share an ease; the second method accepts half a token more a round."""
+
+    def simulate(generator: np.random.Generator) -> paired.Estimate:
+        ease = generator.uniform(0.3, 0.6, 30)
+        sides = [
+            [
+                generation(
+                    accepted=generator.binomial(5, chance + gain, 8).tolist(), prompt_id=str(i)
+                )
+                for i, chance in enumerate(ease)
+            ]
+            for gain in (0.0, 0.1)
+        ]
+        return paired.tau_difference([(sides[0], sides[1])])
+
+    assert 0.90 <= coverage_of(0.5, simulate) <= 0.99

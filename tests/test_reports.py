@@ -24,6 +24,7 @@ from run_directories import (
     write_run,
 )
 
+from harness import metrics
 from harness.audit_records import Deviation, make_audit
 from harness.errors import UserError
 from harness.records import Generation, Record
@@ -323,6 +324,93 @@ def test_runs_that_differ_in_drafters_share_a_table(tmp_path: Path) -> None:
         leaderboard_text([])
 
 
+def drawn_run(
+    path: Path,
+    seconds: dict[str, float],
+    num_prompts: int = 12,
+    baseline_s: float = 0.05,
+    **fields: Any,
+) -> Path:
+    """A run of drafters that accept alike and differ in the time of a pass."""
+    facts = config(
+        methods=[BASELINES[0], *map(drafter, seconds)],
+        tasks=[
+            {
+                "task": "gsm8k",
+                "source": source(),
+                "prompt_ids": [str(i) for i in range(num_prompts)],
+            }
+        ],
+        **fields,
+    )
+    times = {"ar_loop": baseline_s, **seconds}
+    return write_run(path, simulated_records(facts, dict.fromkeys(seconds, 0.6), times), facts)
+
+
+def cells(text: str, title: str) -> list[list[str]]:
+    """Rows of the Markdown table under a title."""
+    body = text.split(f"### {title}")[1].split("###")[0]
+    lines = [line for line in body.splitlines() if line.startswith("|")][2:]
+    return [[part.strip().strip("*") for part in line.strip("|").split("|")] for line in lines]
+
+
+def test_ranks_that_do_not_differ_are_ties(tmp_path: Path) -> None:
+    seconds = {"fast": 0.05, "alike": 0.0505, "slow": 0.08, "slower": 0.0802, "last": 0.2}
+    text = leaderboard_text([drawn_run(tmp_path / "run", seconds)])
+    shown = {row[1]: row[0] for row in cells(text, "Leaderboard")}
+    assert shown["ar_loop"] == "–"
+    assert [shown[name] for name in ("fast", "alike")] == ["1=", "1="]
+    assert [shown[name] for name in ("slow", "slower")] == ["3=", "3="]
+    assert shown["last"] == "5"
+    assert "Not shown to be faster than" in text.split("### Leaderboard")[0]
+
+
+def test_clear_differences_are_ranks(tmp_path: Path) -> None:
+    text = leaderboard_text([drawn_run(tmp_path / "run", {"a": 0.05, "b": 0.07, "c": 0.1})])
+    assert [row[:2] for row in cells(text, "Leaderboard")][:3] == [
+        ["1", "a"],
+        ["2", "b"],
+        ["3", "c"],
+    ]
+    assert "Not shown to be faster than" not in text.split("### Leaderboard")[0]
+
+
+def test_too_few_conversations_rank_nobody_above_another(tmp_path: Path) -> None:
+    text = leaderboard_text([drawn_run(tmp_path / "run", {"a": 0.05, "b": 0.1}, num_prompts=3)])
+    assert [row[0] for row in cells(text, "Leaderboard")] == ["1=", "1=", "–"]
+    assert cells(text, "Differences between drafters")[0][6] == "–"
+
+
+def test_ties_across_runs_are_over_each_runs_own_baseline(tmp_path: Path) -> None:
+    first = drawn_run(tmp_path / "a", {"combined": 0.05})
+    for name, own_s, baseline_s, expected in (
+        ("b", 0.05, 0.05, ["1=", "1="]),
+        ("c", 0.075, 0.05, ["1", "2"]),
+        ("d", 0.075, 0.075, ["1=", "1="]),
+    ):
+        path = drawn_run(tmp_path / name, {"combined": own_s}, baseline_s=baseline_s, run_id=name)
+        rows = cells(leaderboard_text([first, path]), "Leaderboard")
+        assert [row[0] for row in rows][:2] == expected
+
+
+def test_every_pair_of_drafters_is_compared(tmp_path: Path) -> None:
+    path = drawn_run(tmp_path / "run", {"a": 0.05, "b": 0.06, "c": 0.0602})
+    rows = cells(leaderboard_text([path]), "Differences between drafters")
+    assert {frozenset(row[:2]) for row in rows} == {frozenset(pair) for pair in ("ab", "ac", "bc")}
+    run = load_run(path)
+    for row in rows:
+        first, second = run.of(row[0]), run.of(row[1])
+        assert row[4] == formatting.times(metrics.speedup(second, first))
+        assert row[2] == formatting.signed(metrics.tau_difference(second, first))
+        assert ("speed" in row[6]) == ("a" in row[:2])
+        assert row[7] == "12"
+
+
+def test_one_drafter_has_nothing_to_differ_from(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", records(), settings())
+    assert "Differences between drafters" not in leaderboard_text([run])
+
+
 def test_chosen_acceptance_is_shown_and_not_ranked(tmp_path: Path) -> None:
     made = [*records(), generation(method="synthetic", accepted=[7], decode_s=0.1)]
     synthetic = drafter("synthetic", argument="1.0")
@@ -495,9 +583,17 @@ def test_any_text_keeps_a_markdown_table_whole(text: str) -> None:
 
 def test_blanks_and_numbers_are_formatted_in_one_way() -> None:
     blank = formatting.BLANK
-    shown = (formatting.ratio, formatting.times, formatting.rate, formatting.gibibytes)
+    shown = (
+        formatting.ratio,
+        formatting.times,
+        formatting.rate,
+        formatting.gibibytes,
+        formatting.signed,
+    )
     assert {rule(None) for rule in shown} == {blank}
     assert formatting.times(0.0) == "0.00×"
+    assert formatting.signed(-0.25) == "−0.25" and formatting.signed(0.25) == "+0.25"
+    assert formatting.spread(-0.1, 0.2) == "−0.10 to 0.20" and formatting.spread(None, None) == ""
     assert formatting.rate(1234.5) == "1,234" and formatting.rate(12.34) == "12.3"
     assert formatting.gibibytes(3 * 2**30) == "3.00"
     assert formatting.number(float("inf")) == "∞" and formatting.number(0.3) == "0.3"

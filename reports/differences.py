@@ -1,0 +1,78 @@
+"""Whether two drafters differ beyond the spread over prompts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness import metrics, paired
+from harness.metrics import Sides
+from harness.paired import Estimate
+from harness.records import Generation
+from reports.run import Run
+from reports.tables import headline_baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Two methods of one run, on the answers both have."""
+
+    first: str
+    second: str
+    num_shared: int
+    tau: Estimate
+    """Overall τ of the first less that of the second."""
+    speed: Estimate
+    """Overall decode speed of the first over that of the second."""
+
+    @property
+    def differs_in(self) -> tuple[str, ...] | None:
+        """What differs significantly; None where no interval can tell."""
+        if not (self.tau.has_interval or self.speed.has_interval):
+            return None
+        marks = (("τ", self.tau.excludes(0)), ("speed", self.speed.excludes(1)))
+        return tuple(name for name, differs in marks if differs)
+
+
+def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
+    """Every pair of ``methods``, in their order."""
+    answers = {method: _by_task(run, method) for method in methods}
+    for first, second in itertools.combinations(methods, 2):
+        sides: list[Sides] = list(zip(answers[second], answers[first], strict=True))
+        yield Difference(
+            first=first,
+            second=second,
+            num_shared=sum(len(metrics.pairs(*side)) for side in sides),
+            tau=paired.tau_difference(sides),
+            speed=paired.speedup(sides),
+        )
+
+
+def is_tie(above: tuple[Run, str], below: tuple[Run, str]) -> bool:
+    """Whether the overall speedups of two methods are not shown to differ.
+
+    Within a run their decode speeds are compared directly. Across runs each is taken over its own
+    baseline.
+    """
+    (run, method), (other_run, other) = above, below
+    if run is other_run:
+        sides: list[Sides] = list(zip(_by_task(run, other), _by_task(run, method), strict=True))
+        return not paired.speedup(sides).excludes(1)
+    change = paired.speedup_change(
+        list(zip(_over_baseline(other_run, other), _over_baseline(run, method), strict=True))
+    )
+    return not change.excludes(1)
+
+
+def _by_task(run: Run, method: str) -> list[list[Generation]]:
+    """Answers of one method, for each task of the run."""
+    found: dict[str, list[Generation]] = {task: [] for task in run.tasks}
+    for item in run.of(method):
+        found[item.task].append(item)
+    return list(found.values())
+
+
+def _over_baseline(run: Run, method: str) -> list[Sides]:
+    headline = headline_baseline(run) or ""
+    return list(zip(_by_task(run, headline), _by_task(run, method), strict=True))
