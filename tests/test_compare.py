@@ -75,6 +75,8 @@ def run_of(
         generations=tuple(item for item in made if isinstance(item, Generation)),
         failures=tuple(item for item in made if isinstance(item, Failure)),
         torn=False,
+        stages=None,
+        audits={},
     )
 
 
