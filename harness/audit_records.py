@@ -9,12 +9,12 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.records import Generation, Key, RecordKey, key_of
+from harness.records import Generation, Key, RecordKey, key_of, read_lines
 
 SCHEMA_VERSION = 1
 
@@ -153,7 +153,7 @@ def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey
         return {}
     answers = {key_of(item): item for item in generations}
     found: dict[RecordKey, Audit] = {}
-    for audit in _read_lines(path):
+    for audit in read_lines(path, from_json):
         generation = answers.get(key_of(audit))
         own = None if generation is None else ar_loop_of(generation, answers)
         if generation is None or own is None:
@@ -161,17 +161,6 @@ def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey
         if audit.tokens_sha256 == tokens_sha256(generation, own):
             found[key_of(audit)] = audit
     return found
-
-
-def _read_lines(path: Path) -> Iterator[Audit]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield from_json(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
 
 
 def _require(condition: bool, message: str) -> None:

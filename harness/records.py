@@ -8,10 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
+
+T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 
@@ -155,7 +157,12 @@ def key_of(record: Key) -> RecordKey:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Records of a JSONL file; a torn last line (no newline) is left out.
+    """Records of a JSONL file, as `read_lines` has it."""
+    return read_lines(path, from_json)
+
+
+def read_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
+    """What ``parse`` makes of each line of a file; a torn last line (no newline) is left out.
 
     Raises:
         ValueError: a malformed line; the message names file and line.
@@ -165,7 +172,7 @@ def read_records(path: Path) -> Iterator[Record]:
             if not line.endswith("\n"):
                 return
             try:
-                yield from_json(line)
+                yield parse(line)
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
 
