@@ -28,7 +28,11 @@ class WallClock:
 
 
 class CudaClock:
-    """The monotonic clock, read when the GPU has caught up.
+    """The GPU's own clock: an event in its stream, waited for.
+
+    The event is stamped when the work before it is done and the host has come to ask, so work of
+    either side counts. A host clock read after waiting would add the time the host takes to wake.
+    An event does not see work in other streams; there is none here.
 
     `harness.decode` reads it three times a generation: before any work, and twice just after a
     token came to the host, when nothing is in flight. So no round is perturbed.
@@ -36,13 +40,21 @@ class CudaClock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._last: torch.cuda.Event | None = None
+        self._seconds = 0.0
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Seconds since the first reading."""
         import torch
 
-        torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        event.synchronize()
+        if self._last is not None:
+            # From event to event: the driver counts in float32, too coarse over a long time.
+            self._seconds += self._last.elapsed_time(event) / 1000
+        self._last = event
+        return self._seconds
 
 
 class FakeClock:

@@ -188,6 +188,8 @@ def _data(probes: Probes) -> Iterator[Line]:
 
 
 def _load(probes: Probes) -> Line:
+    if probes.load_share is None:
+        return Line(mark="--", name="load", text="this system does not tell how busy it is")
     share = f"other processes use {100 * probes.load_share:.0f} % of the cores"
     if probes.load_share > BUSY:
         return Line(

@@ -18,9 +18,9 @@ import psutil
 
 from harness import provenance, registry
 from harness.errors import UserError
+from harness.load import MIN_WALL_S, OtherLoad
 from harness.user_cache import user_cache
 
-_LOAD_WINDOW_S = 0.5
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)B\b", re.IGNORECASE)
 _EMBEDDED_BYTES = 270_000_000
 
@@ -78,8 +78,8 @@ class Probes:
     data_dir_exists: bool
     task_files: Mapping[str, int]
     """Files below the data directory, by task."""
-    load_share: float
-    """Part of all cores that other processes keep busy."""
+    load_share: float | None
+    """Part of all cores that other processes keep busy; None where the system does not tell."""
 
 
 def probe() -> Probes:
@@ -117,13 +117,10 @@ def probe() -> Probes:
     )
 
 
-def _load_share() -> float:
-    own, begin_s = psutil.Process(), time.perf_counter()
-    before = own.cpu_times()
-    busy = psutil.cpu_percent(interval=_LOAD_WINDOW_S) / 100
-    after, passed_s = own.cpu_times(), time.perf_counter() - begin_s
-    used_s = after.user + after.system - before.user - before.system
-    return max(0.0, busy - used_s / passed_s / (os.cpu_count() or 1))
+def _load_share() -> float | None:
+    with OtherLoad() as load:
+        time.sleep(MIN_WALL_S)
+    return None if load.cores is None else min(1.0, load.cores / (os.cpu_count() or 1))
 
 
 def _imports() -> tuple[dict[str, str], dict[str, str]]:

@@ -82,6 +82,8 @@ class Generation(Key):
     batch_size: int = 1
     peak_memory_bytes: int | None = None
     """Device memory on a GPU, None elsewhere."""
+    other_load: float | None = None
+    """Mean number of cores that other processes kept busy meanwhile; None where not told."""
 
     def __post_init__(self) -> None:
         _require(len(self.new_tokens) >= 1, "a generation holds at least the prefill's token")
@@ -90,6 +92,11 @@ class Generation(Key):
         for name in ("prefill_s", "decode_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} = {value} is no duration")
+        load = self.other_load
+        _require(
+            load is None or (math.isfinite(load) and load >= 0),
+            f"other_load = {load} is no number of cores",
+        )
         if self.rounds is None:
             return
         committed = sum(item.committed for item in self.rounds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
+from harness.load import OtherLoad
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
@@ -39,6 +40,8 @@ class Session:
         self._answers: dict[RecordKey, Generation] = {}
         """Generations of ``ar_loop``: later turns and oracles need them."""
         self._failed: set[RecordKey] = set()
+        self._warm: set[str] = set()
+        """Tasks whose methods have had their warm-up."""
         for record in before:
             if isinstance(record, Generation):
                 self._note(record)
@@ -66,6 +69,8 @@ class Session:
     def records(self) -> Iterator[Record]:
         """Ask everything that has no answer yet; a method that raises makes a `Failure`."""
         for task, chosen in self._plan.tasks.items():
+            if task not in self._warm and self._is_open(task):
+                self._warm_up(task)
             for prompt in chosen.prompts:
                 for record in self._conversation(task, chosen.source, prompt):
                     self._note(record)
@@ -74,29 +79,45 @@ class Session:
                     yield record
 
     def warm_up(self) -> float:
-        """Let every method answer once, uncounted; seconds the rest would take at full length."""
-        chosen = next(iter(self._plan.tasks.values()))
-        prompt_ids = self._target.encode_chat(
-            [{"role": "user", "content": chosen.prompts[0].turns[0]}]
-        )
+        """Warm up for the first task with answers left; seconds all the rest would take at most.
+
+        `records` warms up for each later task when it gets there.
+        """
+        first = next((task for task in self._plan.tasks if self._is_open(task)), None)
+        if first is None:
+            return 0.0
+        return self._warm_up(first) * self.num_left / len(self._methods)
+
+    def _is_open(self, task: str) -> bool:
+        """Whether some method still owes an answer."""
+        turns_asked = sum(len(prompt.turns) for prompt in self._plan.tasks[task].prompts)
+        wanted = turns_asked * len(self._methods) * self._plan.config.repeats
+        return sum(key[0] == task for key in self._done) < wanted
+
+    def _warm_up(self, task: str) -> float:
+        """Let every method answer the first prompt, uncounted; seconds that takes at full length.
+
+        Lengths differ from task to task, and with them what caches, buffers and kernels have seen.
+        """
+        self._warm.add(task)
+        first = self._plan.tasks[task].prompts[0]
+        prompt_ids = self._target.encode_chat([{"role": "user", "content": first.turns[0]}])
         longest = self._plan.max_new_tokens
-        answer: Sequence[int] = ()
+        sampling = self._sampling(self._plan.config.seed)
+        answer: Sequence[int] | None = None
         total_s = 0.0
         for method in sorted(self._methods, key=lambda method: method.name != "ar_loop"):
-            if method.prepare is not None:
-                method.prepare(prompt_ids, answer)
             try:
-                decoded = method.generate(
-                    prompt_ids, self._sampling(self._plan.config.seed), min(longest, _WARMUP_TOKENS)
-                )
+                _prepare(method, prompt_ids, answer)
+                decoded = method.generate(prompt_ids, sampling, min(longest, _WARMUP_TOKENS))
             except Exception as error:
-                say(f"warm-up of {method.name} failed: {one_line(error)}")
+                say(f"warm-up of {method.name} on {task} failed: {one_line(error)}")
                 continue
             if method.name == "ar_loop":
                 answer = decoded.new_tokens
             token_s = decoded.decode_s / max(len(decoded.new_tokens) - 1, 1)
             total_s += decoded.prefill_s + token_s * (longest - 1)
-        return total_s * self.num_left / len(self._methods)
+        return total_s
 
     def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
         """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
@@ -140,11 +161,8 @@ class Session:
     ) -> Generation:
         task, prompt_id, turn, name, repeat = key
         seed = generation_seed(self._plan.config.seed, task, prompt_id, turn, repeat)
-        if method.prepare is not None:
-            if oracle is None:
-                raise RuntimeError("ar_loop failed here, and this method needs its answer")
-            method.prepare(prompt_ids, oracle.new_tokens)
-        with no_collection():
+        _prepare(method, prompt_ids, oracle.new_tokens if oracle else None)
+        with no_collection(), OtherLoad() as load:
             decoded = method.generate(prompt_ids, self._sampling(seed), self._plan.max_new_tokens)
         return Generation(
             task=task,
@@ -164,6 +182,7 @@ class Session:
             decode_s=decoded.decode_s,
             finish_reason=decoded.finish_reason,
             peak_memory_bytes=decoded.peak_memory_bytes,
+            other_load=load.cores,
         )
 
     def _fail_turn(self, task: str, prompt_id: str, turn: int, error: str) -> Iterator[Record]:
@@ -194,6 +213,19 @@ def shuffled(
     order = list(methods)
     random.Random(generation_seed(seed, task, prompt_id, turn, repeat)).shuffle(order)
     return sorted(order, key=lambda method: method.prepare is not None)
+
+
+def _prepare(method: Method, prompt_ids: Sequence[int], answer: Sequence[int] | None) -> None:
+    """Tell an oracle what ``ar_loop`` answered.
+
+    Raises:
+        RuntimeError: it needs that answer, and there is none.
+    """
+    if method.prepare is None:
+        return
+    if answer is None:
+        raise RuntimeError("ar_loop failed here, and this method needs its answer")
+    method.prepare(prompt_ids, answer)
 
 
 def _failure(key: RecordKey, error: str) -> Failure:

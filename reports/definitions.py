@@ -1,5 +1,7 @@
 """What every number on the page means."""
 
+from harness.load import DISTURBED_CORES, MIN_WALL_S
+
 DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "Round",
@@ -84,6 +86,15 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "Peak memory",
         "Most device memory in use during any answer; blank where the device does not tell.",
+    ),
+    (
+        "Other load",
+        "How many cores processes other than the measuring one kept busy while an answer was "
+        "made: the system's busy time, stolen time included, less the process's own, over the "
+        "time passed; read before and after the timed work, never within. Tables by task show "
+        f"the mean over answers; ° marks a row whose median is above {DISTURBED_CORES}. Blank "
+        f"for answers under {MIN_WALL_S} s, as the system counts in steps of 10 ms, and where it "
+        "does not tell. Work of others on the GPU is not seen.",
     ),
     (
         "Lossless",

@@ -60,6 +60,7 @@ _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
         _value("speedup_end_to_end", form.times),
     ),
     (Column(title="Tokens/s"), _value("tokens_per_s", form.rate)),
+    (Column(title="Other load, cores"), _value("other_load", form.ratio)),
     (Column(title="n"), _value("num_generations", form.count)),
     (Column(title="No rounds"), _value("num_without_rounds", form.count)),
     (Column(title="Failed"), _value("num_failures", form.count)),

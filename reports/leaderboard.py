@@ -11,7 +11,7 @@ import pandas as pd
 
 from harness import metrics
 from harness.verdicts import tally
-from reports import differences
+from reports import differences, load_mark
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.run import Run
@@ -104,7 +104,7 @@ def main_table(group: Comparison) -> Table:
             Row(
                 cells=(
                     ranks.get((run.run_id, item["method"]), Cell(text=form.BLANK)),
-                    group.label(run, item["method"]),
+                    load_mark.marked(group.label(run, item["method"]), run, item["method"]),
                     *_draft_cells(item),
                     *_value_cells(scores, tasks),
                     _lossless_cell(run, item["method"]),
@@ -300,7 +300,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"{unpaired} of {total} answers of {method} have no baseline answer to the same "
                 "prompt tokens: not in the speedups."
             )
-    return found
+    return found + load_mark.footnote(run)
 
 
 def _baseline_note(run: Run) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from harness import bootstrap, metrics, verdicts
+from harness import bootstrap, load, metrics, verdicts
 from harness.paired import or_none
 from harness.records import Failure, key_of
 from reports.run import Run, load_run
@@ -63,6 +63,8 @@ class Score:
     """Over ``ar_loop``, decoding only."""
     tokens_per_s: float | None
     peak_memory_bytes: float | None
+    other_load: float | None
+    """Mean number of cores that other processes kept busy."""
 
 
 _OWN_METRICS = {
@@ -135,6 +137,7 @@ def generation_frame(run: Run) -> pd.DataFrame:
             "decode_s": item.decode_s,
             "finish_reason": item.finish_reason,
             "peak_memory_bytes": item.peak_memory_bytes,
+            "other_load": item.other_load,
         }
         for item in run.generations
     ]
@@ -196,6 +199,7 @@ def _score(
         speedup_high=speedup_range[1] if speedup_range else None,
         tokens_per_s=or_none(metrics.tokens_per_s, own) if complete else None,
         peak_memory_bytes=metrics.peak_memory_bytes(own) if complete else None,
+        other_load=load.mean_cores(own),
         **values,
     )
 

@@ -177,6 +177,28 @@ def test_both_times_together_are_the_wall_clocks(scene: Scene) -> None:
     assert [clock.was_idle[i] for i in (1, 2, 4, 5)] == [True] * 4
 
 
+def test_the_clock_of_the_gpu_agrees_with_the_hosts() -> None:
+    device = torch.device("cuda")
+    clock = CudaClock(device)
+    matrix = torch.ones(2048, 2048, device=device)
+    matrix @ matrix  # the first product sets up its library
+
+    def idle_host() -> None:
+        time.sleep(0.2)
+
+    def busy_device() -> None:
+        for _ in range(300):
+            matrix @ matrix
+
+    for work in (idle_host, busy_device):
+        torch.cuda.synchronize()
+        started, begun = time.perf_counter(), clock.now()
+        work()
+        passed_s = clock.now() - begun
+        wall_s = time.perf_counter() - started
+        assert passed_s == pytest.approx(wall_s, rel=0.01, abs=5e-4)
+
+
 def test_the_gpu_gets_its_clock_and_its_peak_memory(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -324,6 +324,45 @@ def test_runs_that_differ_in_drafters_share_a_table(tmp_path: Path) -> None:
         leaderboard_text([])
 
 
+def loaded_run(path: Path, **loads: float | None) -> Path:
+    """`records` with the other load of each method's answers."""
+    made = [
+        dataclasses.replace(item, other_load=loads.get(item.method))
+        if isinstance(item, Generation)
+        else item
+        for item in records()
+    ]
+    return write_run(path, made, settings())
+
+
+def test_rows_measured_beside_other_work_are_marked(tmp_path: Path) -> None:
+    run = loaded_run(tmp_path / "run", combined=0.45, ar_loop=0.2)
+    path, html = write_leaderboard([run], tmp_path)
+    text, page = path.read_text(encoding="utf-8"), html.read_text(encoding="utf-8")
+    assert [row[1] for row in cells(text, "Leaderboard")] == ["combined°", "hf_generate", "ar_loop"]
+    note = (
+        "° other processes kept more than 0.2 cores busy during the median answer, so its times "
+        "are less certain (combined 0.45 cores)."
+    )
+    beneath = text.split("### Leaderboard")[1].split("###")[0]
+    assert f"- {note}" in beneath and f"<li>{note}</li>" in page
+    assert 'title="other load 0.45 cores"' in page and "combined°" in page
+    by_task = text.split("### Every number by task")[1].split("###")[0].splitlines()
+    table = [[part.strip() for part in line.split("|")] for line in by_task if line[:1] == "|"]
+    place = table[0].index("Other load, cores")
+    shown = {(row[1], row[place]) for row in table[2:]}
+    assert shown == {("combined", "0.45"), ("hf_generate", "–"), ("ar_loop", "0.20")}
+
+
+def test_no_row_is_marked_without_load_or_without_knowing(tmp_path: Path) -> None:
+    for name, load in (("quiet", 0.01), ("unknown", None)):
+        run = loaded_run(tmp_path / name, combined=load, ar_loop=load, hf_generate=load)
+        text = leaderboard_text([run]).split("## Definitions")[0]
+        assert "°" not in text
+        frame = score_frame(load_run(run)).set_index(["method", "task"])
+        assert frame["other_load"].isna().all() == (load is None)
+
+
 def drawn_run(
     path: Path,
     seconds: dict[str, float],

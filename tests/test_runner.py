@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import json
 import os
@@ -15,18 +16,22 @@ from typing import Any
 
 import pytest
 
-from harness import registry, session
+from harness import registry, runner, session
 from harness.cli import main
 from harness.config import RunConfig
+from harness.decode import Decoded
 from harness.errors import UserError
-from harness.methods import Method
+from harness.load import OtherLoad
+from harness.methods import Method, build_methods
 from harness.plan import make_plan
 from harness.records import Failure, Generation, Record, key_of, read_records
 from harness.runner import RunResult, run
+from harness.sampling import Sampling
 from harness.stages import read_stages
 
 TOY_FLAGS = "--target toy --tasks counting --device cpu --baseline ar_loop --max-new-tokens 12"
 NUM_TURNS = 5
+WARM_UP_TOKENS = 16
 
 
 def measure(toy_plugin: Path, output_dir: Path, **fields: Any) -> RunResult:
@@ -191,16 +196,116 @@ def test_resuming_refuses_another_configuration(
         measure(toy_plugin, tmp_path, resume=first.files.run_id)
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """How a method was called, and under what."""
+
+    method: str
+    prompt_ids: tuple[int, ...]
+    limit: int
+    collects: bool
+
+    @property
+    def is_warm_up(self) -> bool:
+        return self.limit == WARM_UP_TOKENS
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """Every call of every method, in order; ask for answers longer than a warm-up's."""
+    made: list[Call] = []
+
+    def watched(method: Method) -> Method:
+        def generate(prompt_ids: Sequence[int], sampling: Sampling, limit: int) -> Decoded:
+            made.append(Call(method.name, tuple(prompt_ids), limit, gc.isenabled()))
+            return method.generate(prompt_ids, sampling, limit)
+
+        return dataclasses.replace(method, generate=generate)
+
+    def build(*arguments: Any) -> tuple[Method, ...]:
+        return tuple(map(watched, build_methods(*arguments)))
+
+    monkeypatch.setattr(runner, "build_methods", build)
+    return made
+
+
+BOTH_TASKS: dict[str, Any] = {"tasks": ("counting", "spelling"), "max_new_tokens": 20}
+
+
 def test_the_collector_rests_while_a_method_is_timed(
+    toy_plugin: Path, tmp_path: Path, calls: list[Call]
+) -> None:
+    measure(toy_plugin, tmp_path, max_new_tokens=20)
+    timed = [call for call in calls if not call.is_warm_up]
+    assert {call.method for call in timed} == {"ar_loop", "oracle", "fool"}
+    assert not any(call.collects for call in timed)
+    assert gc.isenabled()
+
+
+def test_every_task_begins_with_a_warm_up_that_no_record_shows(
+    toy_plugin: Path, tmp_path: Path, calls: list[Call]
+) -> None:
+    result = measure(toy_plugin, tmp_path, drafter=("told", "oracle"), **BOTH_TASKS)
+    num_asked = NUM_TURNS * 3
+    first, second = calls[: 3 + num_asked], calls[3 + num_asked :]
+    for task in (first, second):
+        assert [call.method for call in task[:3]] == ["ar_loop", "told", "oracle"]
+        assert [call.is_warm_up for call in task] == [True] * 3 + [False] * num_asked
+        assert {call.prompt_ids for call in task[:3]} == {task[3].prompt_ids}
+    generations = generations_of(result)
+    assert (len(generations), result.num_failures) == (2 * num_asked, 0)
+    assert {len(item.new_tokens) for item in generations} == {20}
+
+
+def test_a_finished_task_is_not_warmed_up_again(
+    toy_plugin: Path, tmp_path: Path, calls: list[Call]
+) -> None:
+    first = measure(toy_plugin, tmp_path, **BOTH_TASKS)
+    lines = first.files.records.read_text(encoding="utf-8").splitlines(keepends=True)
+    for num_kept, num_warm_ups in ((2 * len(lines) // 3, 3), (len(lines), 0)):
+        calls.clear()
+        first.files.records.write_text("".join(lines[:num_kept]), encoding="utf-8")
+        measure(toy_plugin, tmp_path, resume=first.files.run_id, **BOTH_TASKS)
+        assert [call.is_warm_up for call in calls].count(True) == num_warm_ups
+        assert len(calls) == num_warm_ups + len(lines) - num_kept
+        assert all(call.is_warm_up for call in calls[:num_warm_ups])
+
+
+def test_a_warm_up_that_fails_is_no_failure_of_the_run(
+    toy_plugin: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def build(*arguments: Any) -> tuple[Method, ...]:
+        return tuple(map(cold, build_methods(*arguments)))
+
+    def cold(method: Method) -> Method:
+        def generate(prompt_ids: Sequence[int], sampling: Sampling, limit: int) -> Decoded:
+            if limit == WARM_UP_TOKENS:
+                raise RuntimeError("too cold")
+            return method.generate(prompt_ids, sampling, limit)
+
+        return dataclasses.replace(method, generate=generate)
+
+    monkeypatch.setattr(runner, "build_methods", build)
+    result = measure(toy_plugin, tmp_path, drafter=("told",), **BOTH_TASKS)
+    assert (result.num_generations, result.num_failures) == (NUM_TURNS * 2 * 2, 0)
+    said = capsys.readouterr().err
+    for task in BOTH_TASKS["tasks"]:
+        assert f"warm-up of ar_loop on {task} failed: RuntimeError: too cold" in said
+        assert f"warm-up of told on {task} failed: RuntimeError: ar_loop failed here" in said
+
+
+def test_an_answer_tells_how_busy_others_were(
     toy_plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    registry.load_plugin(toy_plugin)
-    toy = sys.modules["my_counter"]
-    states: list[bool] = []
-    monkeypatch.setattr(toy.ToyDrafter, "reset", lambda self: states.append(gc.isenabled()))
-    measure(toy_plugin, tmp_path, drafter=("oracle",))
-    assert states[0] and not any(states[1:])  # the warm-up is not timed
-    assert gc.isenabled()
+    def closed(self: OtherLoad, *raised: object) -> None:
+        self.cores = 0.75
+
+    monkeypatch.setattr(OtherLoad, "__exit__", closed)
+    loads = {item.other_load for item in generations_of(measure(toy_plugin, tmp_path, limit=1))}
+    assert loads == {0.75}
 
 
 def test_oracles_come_behind_whatever_the_draw() -> None:

@@ -26,7 +26,10 @@ DRAFTERS = {
     "told": Entry("my_counter:ToldDrafter", "is given ar_loop's answer"),
 }
 TARGETS = {"toy": Entry("my_counter:ToyTarget", "adds three, modulo 31")}
-TASKS = {"counting": Entry("my_counter:TASK", "four short prompts, one of them with two turns")}
+TASKS = {
+    "counting": Entry("my_counter:TASK", "four short prompts, one of them with two turns"),
+    "spelling": Entry("my_counter:OTHER_TASK", "the same prompts under another name"),
+}
 
 
 def follower(token: int) -> int:
@@ -121,7 +124,8 @@ class ToldDrafter(ToyDrafter):
 
 
 class ToyTask:
-    name = "counting"
+    def __init__(self, name: str) -> None:
+        self.name = name
 
     def load(self, data_dir: Path | None, limit: int | None) -> PromptSet:
         texts = (("ABC", "DEF"), ("GHI",), ("JXK",), ("LMN",))
@@ -135,4 +139,5 @@ class ToyTask:
         return PromptSet(prompts[:limit], source)
 
 
-TASK = ToyTask()
+TASK = ToyTask("counting")
+OTHER_TASK = ToyTask("spelling")
