@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,17 +20,16 @@ from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
 from harness.errors import UserError
-from harness.plan import load_tasks
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
+from harness.reload import reload_run
 from harness.run_files import AuditWriter
 from targets.attention import EXACT, GROUPED
 from targets.base import Scorer, Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
 
-_SAME_TARGET = ("model", "revision", "weights_sha256", "dtype")
-"""Facts of ``config.json`` that the target loaded for an audit must share."""
+T = TypeVar("T")
 
 
 class NotAudited(UserError):
@@ -59,15 +58,15 @@ def audit_answers(
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
         UserError: prompts or tokens that do not belong together, or unreadable files.
     """
-    found = _there_already(path, generations)
+    found = there_already(path, lambda: read_audits(path, generations))
     answers = {key_of(item): item for item in generations}
     left = [item for key, item in answers.items() if key not in found and ar_loop_of(item, answers)]
     if not left:
         return found
-    own = _scorer(target)
-    reference = _scorer(_load_wider(options))
+    own = scorer_of(target)
+    reference = scorer_of(_load_wider(options))
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
-    prompts = _prompts(target, tasks, answers)
+    prompts = prompts_by_turn(target, tasks, answers)
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
         for audit in _audits(own, reference, left, answers, prompts):
             writer.append(audit)
@@ -82,37 +81,25 @@ def verify_run(
     path: Path,
     data_dir: Path | None,
 ) -> dict[RecordKey, Audit]:
-    """Audit a run from its directory alone: target and prompts are loaded again.
+    """Audit a greedy run from its directory alone: target and prompts are loaded again.
 
     Raises:
-        UserError: the run was not greedy, or it cannot be loaded as it was; and as
-            `audit_answers`.
+        UserError: as `harness.reload.reload_run` and `audit_answers`.
     """
-    temperature = config["sampling"]["temperature"]
-    if temperature != 0:
-        raise UserError(
-            f"the audit is for temperature 0, where one token is right at every position; run "
-            f"{config['run_id']} drew its tokens at temperature {temperature:g}."
-        )
-    options = _target_options(config)
-    tasks = _load_prompts(config, data_dir)
-    target = load_target(options)
-    facts = target.describe()
-    for name in _SAME_TARGET:
-        began, now = config["target"].get(name), facts.get(name)
-        if began != now:
-            raise UserError(
-                f"run {config['run_id']} was made by a target whose {name} was {began}, and the "
-                f"one loaded now has {now}; put the target back as it was."
-            )
-    return audit_answers(options, target, tasks, generations, path)
+    again = reload_run(config, data_dir)
+    return audit_answers(again.options, again.target, again.tasks, generations, path)
 
 
-def _there_already(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:
+def there_already(path: Path, read: Callable[[], dict[RecordKey, T]]) -> dict[RecordKey, T]:
+    """What ``read`` finds at ``path``, behind whose last whole line more can be appended.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         if path.exists() and (torn := run_files.cut_torn_line(path)):
             say(f"cut off a torn last audit ({torn} bytes)")
-        return read_audits(path, generations)
+        return read()
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file to audit the run anew.") from error
 
@@ -129,13 +116,18 @@ def _load_wider(options: TargetOptions) -> Target:
         ) from error
 
 
-def _scorer(target: Target) -> Scorer:
+def scorer_of(target: Target) -> Scorer:
+    """The target as what scores its answers.
+
+    Raises:
+        NotAudited: it cannot.
+    """
     if isinstance(target, Scorer):
         return target
     raise NotAudited(f"not audited: target {target.name} has no `score`; give it that method.")
 
 
-def _prompts(
+def prompts_by_turn(
     target: Target, tasks: Mapping[str, PromptSet], answers: Mapping[RecordKey, Generation]
 ) -> dict[tuple[str, str, int], list[int]]:
     """Prompt ids by task, prompt and turn, as far as the answers go."""
@@ -145,6 +137,24 @@ def _prompts(
         for prompt in chosen.prompts
         for turn, prompt_ids in turns(target, task, prompt, answers)
     }
+
+
+def prompt_of(
+    answer: Generation, prompts: Mapping[tuple[str, str, int], Sequence[int]]
+) -> Sequence[int]:
+    """The ids that ``answer`` answers.
+
+    Raises:
+        UserError: they are not among ``prompts``, or not the same.
+    """
+    place = answer.task, answer.prompt_id, answer.turn
+    prompt_ids = prompts.get(place)
+    if prompt_ids is None or prompt_sha256(prompt_ids) != answer.prompt_sha256:
+        raise UserError(
+            f"the prompt of {place[0]} {place[1]}, turn {place[2]}, is not the one that was "
+            "answered (prompt_sha256 differs); use the run's data, template and plug-ins."
+        )
+    return prompt_ids
 
 
 def _audits(
@@ -158,15 +168,10 @@ def _audits(
     by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
     for item in left:
         by_prompt[item.task, item.prompt_id, item.turn].append(item)
-    for place, items in by_prompt.items():
-        prompt_ids = prompts.get(place)
-        if prompt_ids is None or {prompt_sha256(prompt_ids)} != {i.prompt_sha256 for i in items}:
-            raise UserError(
-                f"the prompt of {place[0]} {place[1]}, turn {place[2]}, is not the one that was "
-                "answered (prompt_sha256 differs); use the run's data, template and plug-ins."
-            )
+    for items in by_prompt.values():
         scored: dict[tuple[int, ...], list[Deviation]] = {}
         for item in items:
+            prompt_ids = prompt_of(item, prompts)
             if item.new_tokens not in scored:
                 scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
             ar_loop = ar_loop_of(item, answers)
@@ -197,42 +202,3 @@ def _score(
     except ValueError as error:
         raise UserError(f"{place} cannot be audited: {error}.") from error
     return found
-
-
-def _target_options(config: Mapping[str, Any]) -> TargetOptions:
-    facts = config["target"]
-    device, dtype = facts.get("device", "cpu"), facts.get("dtype")
-    if dtype not in WIDER:
-        raise UserError(
-            f"run {config['run_id']} was measured in dtype {dtype}; the audit knows "
-            f"{', '.join(WIDER)}."
-        )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"run {config['run_id']} was measured on {device}, and there is none here; verify it "
-            "on a machine that has one."
-        )
-    return TargetOptions(
-        name=facts["name"],
-        dtype=dtype,
-        device=device,
-        attn=facts.get("attn"),
-        revision=facts.get("revision"),
-        enable_thinking=facts.get("enable_thinking", False),
-    )
-
-
-def _load_prompts(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, PromptSet]:
-    """The run's prompts, from where they are today; they must be the same."""
-    names = tuple(task["task"] for task in config["tasks"])
-    tasks = load_tasks(names, data_dir, config.get("limit"))
-    for task in config["tasks"]:
-        chosen = tasks[task["task"]]
-        ids = [prompt.prompt_id for prompt in chosen.prompts]
-        if chosen.source.digest != task["source"]["digest"] or ids != task["prompt_ids"]:
-            raise UserError(
-                f"the prompts of {task['task']} here ({chosen.source.location}) are not those of "
-                f"run {config['run_id']} ({task['source']['location']}); name the run's data with "
-                "--data-dir."
-            )
-    return tasks

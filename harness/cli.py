@@ -30,6 +30,7 @@ from harness.verdicts import audit_lines, describe_mismatch, mismatches
 
 if TYPE_CHECKING:
     from harness.runner import RunResult
+    from reports.run import Run
 
 _T = TypeVar("_T")
 
@@ -123,15 +124,20 @@ def _publish(result: RunResult) -> None:
 
 
 def _verify(arguments: list[str]) -> int:
-    """Audit the answers of a greedy run: is every token the target's own?"""
-    from harness.run_files import RunFiles
+    """Audit the answers of a run: is every token the target's own?"""
     from reports.run import load_run
 
     config = _parse(VerifyConfig, arguments, "verify")
     for path in config.plugin:
         registry.load_plugin(path)
     run = load_run(config.run_dir)
+    verify = _verify_greedy if run.config["sampling"]["temperature"] == 0 else _verify_draws
+    return verify(run, config)
+
+
+def _verify_greedy(run: Run, config: VerifyConfig) -> int:
     from harness.auditor import verify_run
+    from harness.run_files import RunFiles
 
     path = RunFiles(config.run_dir).audit
     audits = verify_run(run.config, run.generations, path, config.data_dir)
@@ -143,6 +149,21 @@ def _verify(arguments: list[str]) -> int:
     summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
     print(json.dumps(summary))
     return 1 if found else 0
+
+
+def _verify_draws(run: Run, config: VerifyConfig) -> int:
+    from harness.distribution import checks, describe_check, num_wrong
+    from harness.draw_auditor import verify_draws
+    from harness.run_files import RunFiles
+
+    path = RunFiles(config.run_dir).draws
+    draws = verify_draws(run.config, run.generations, path, config.data_dir)
+    found = checks(run.generations, draws)
+    for method, check in found.items():
+        print(describe_check(method, check))
+    wrong = num_wrong(found)
+    print(json.dumps({"audit": str(path), "num_audited": len(draws), "num_mismatches": wrong}))
+    return 1 if wrong else 0
 
 
 def _train(arguments: list[str]) -> int:

@@ -12,8 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import audit_records
+from harness import audit_records, draws
 from harness.audit_records import Audit
+from harness.draws import Draws
 from harness.errors import UserError
 from harness.records import Record, read_records, to_json
 
@@ -56,6 +57,11 @@ class RunFiles:
     def audit(self) -> Path:
         """Whether it was still the target's output."""
         return self.directory / "audit.jsonl"
+
+    @property
+    def draws(self) -> Path:
+        """The same above temperature 0: where each token stood in the target's distribution."""
+        return self.directory / "draws.jsonl"
 
 
 def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> RunFiles:
@@ -200,9 +206,11 @@ class AuditWriter(LineWriter):
 
     go_on = "call harness verify on the run"
 
-    def append(self, audit: Audit) -> None:
-        """Write one audit; raises as `write`."""
-        self.write(audit_records.to_json(audit))
+    def append(self, found: Audit | Draws) -> None:
+        """Write one audit of either kind; raises as `write`."""
+        self.write(
+            draws.to_json(found) if isinstance(found, Draws) else audit_records.to_json(found)
+        )
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from harness import plan as planning
 from harness import run_files
 from harness.config import RunConfig
+from harness.distribution import checks, describe_check, num_wrong
 from harness.methods import Method, build_methods
 from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
 from harness.records import Generation, Record, read_records
 from harness.run_files import RecordWriter, RunFiles
+from harness.sampling import Sampling
 from harness.session import Session
 from harness.verdicts import describe_mismatch, mismatches
 
@@ -30,7 +32,8 @@ class RunResult:
     num_generations: int
     num_failures: int
     num_mismatches: int | None
-    """Answers that are not the target's; None where none was audited."""
+    """Answers, or above temperature 0 methods, that are not the target's; None where none was
+    audited."""
     interrupted: bool
 
 
@@ -99,22 +102,46 @@ def _measure_stages(
 
 
 def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
-    """Re-score every greedy answer and name each that is not the target's; how many those are."""
-    if plan.config.temperature != 0:
-        return None
-    from harness.auditor import NotAudited, audit_answers
+    """Re-score every answer and say what is not the target's; how many.
+
+    At temperature 0 answers are judged one by one, above it the draws of each method as a whole.
+    """
+    from harness.auditor import NotAudited
 
     records = list(read_records(files.records))
     generations = [item for item in records if isinstance(item, Generation)]
+    audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
     try:
-        audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
+        return audit(plan, target, generations, files)
     except NotAudited as error:
         say(str(error))
         return None
+
+
+def _audit_greedy(
+    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+) -> int | None:
+    from harness.auditor import audit_answers
+
+    audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
     found = mismatches(audits.values())
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))
     return len(found) if audits else None
+
+
+def _audit_draws(
+    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+) -> int | None:
+    from harness.draw_auditor import audit_draws
+
+    config = plan.config
+    sampling = Sampling(config.temperature, config.top_p, config.top_k)
+    draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
+    found = checks(generations, draws)
+    for method, check in found.items():
+        say(describe_check(method, check))
+    return num_wrong(found)
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:

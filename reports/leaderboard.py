@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from harness import metrics
+from harness.distribution import checks, describe_check
 from harness.verdicts import tally
 from reports import differences, load_mark
 from reports import formatting as form
@@ -219,6 +220,8 @@ def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) 
 def _lossless_cell(run: Run, method: str) -> Cell:
     """The worst verdict; on how many answers, where that is not all of them."""
     own = run.of(method)
+    if drawn := checks(own, run.draws).get(method):
+        return Cell(text=drawn.verdict, title=describe_check(method, drawn))
     found = tally(own, run.audits)
     if found.worst is None:
         return Cell(text=form.BLANK)
@@ -288,6 +291,9 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"MISMATCH: {wrong} of {total} answers of {method} are not the target's; listed "
                 "below."
             )
+        drawn = checks(run.of(method), run.draws).get(method)
+        if drawn is not None and drawn.verdict == "MISMATCH":
+            found.append(f"MISMATCH: the draws of {method} are not the target's; see below.")
         if is_oracle(item):
             found.append(
                 f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "

@@ -15,6 +15,7 @@ from harness.errors import UserError
 from reports import details, evidence, markdown
 from reports import formatting as form
 from reports.definitions import DEFINITIONS
+from reports.draws_table import draws_table
 from reports.grid import Table
 from reports.leaderboard import Comparison, lead, main_table, notes
 from reports.run import comparable_groups, load_run
@@ -95,6 +96,7 @@ def _section(group: Comparison) -> Section:
         details.task_table(group),
         evidence.audit_table(group),
         evidence.mismatch_table(group),
+        draws_table(group),
         evidence.failure_table(group),
         evidence.source_table(group),
         evidence.run_table(group),

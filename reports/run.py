@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.audit_records import Audit, read_audits
+from harness.draws import Draws, read_draws
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record, RecordKey, key_of, read_records
 from harness.stages import Stages, read_stages
+
+T = TypeVar("T")
 
 _CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
 _ENVIRONMENT_KEYS = ("commit", "dirty", "argv", "versions", "hardware", "started_at")
@@ -31,7 +34,9 @@ class Run:
     stages: Stages | None
     """How long a round's parts took; None where that was not measured."""
     audits: Mapping[RecordKey, Audit]
-    """Of the generations that were audited."""
+    """Of the greedy generations that were audited."""
+    draws: Mapping[RecordKey, Draws]
+    """The same of sampled ones."""
 
     @property
     def run_id(self) -> str:
@@ -120,7 +125,8 @@ def load_run(path: Path) -> Run:
         failures=tuple(item for item in records.values() if isinstance(item, Failure)),
         torn=torn,
         stages=read_stages(path / "stages.json"),
-        audits=_read_audits(path / "audit.jsonl", generations),
+        audits=_audited(read_audits, path / "audit.jsonl", generations),
+        draws=_audited(read_draws, path / "draws.jsonl", generations),
     )
 
 
@@ -175,9 +181,11 @@ def _group_key(run: Run) -> str:
     return json.dumps(facts, sort_keys=True)
 
 
-def _read_audits(path: Path, generations: Sequence[Generation]) -> Mapping[RecordKey, Audit]:
+def _audited(
+    read: Callable[[Path, Sequence[Generation]], T], path: Path, generations: Sequence[Generation]
+) -> T:
     try:
-        return read_audits(path, generations)
+        return read(path, generations)
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
@@ -214,16 +215,26 @@ class TransformersTarget:
 
     @torch.inference_mode()
     def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Iterator[torch.Tensor]:
-        """See `targets.base.Scorer`: one pass by the library alone, no cache and no mask of ours.
-
-        Logits are those of the LM head: a soft cap or scale behind it would not change their order.
-        """
+        """See `targets.base.Scorer`: one pass by the library alone, no cache, no mask of ours."""
         self.prepare()
         self._watch(())
         ids = torch.tensor([[*prompt_ids, *new_tokens[:-1]]], device=self.device)
+        if not self._head_is_last:
+            yield self.model(input_ids=ids, use_cache=False, logits_to_keep=len(new_tokens)).logits[
+                0
+            ]
+            return
         hidden = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
         for chunk in hidden[0, len(prompt_ids) - 1 :].split(max(1, _CHUNK // self.vocab_size)):
             yield self.lm_head(chunk)
+
+    @functools.cached_property
+    def _head_is_last(self) -> bool:
+        """Whether logits are what the LM head returns; some models cap or scale them behind it."""
+        ids = torch.arange(1, 4, device=self.device)[None] % self.vocab_size
+        hidden = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        return bool(torch.allclose(self.lm_head(hidden), logits, rtol=0.01, atol=0.01))
 
     @torch.no_grad()
     def features_of(

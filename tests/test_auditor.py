@@ -174,16 +174,12 @@ def test_a_partial_run_is_audited_as_far_as_it_goes(
     assert resumed.status == 0 and len(verdicts(done.directory)) == NUM_ANSWERS
 
 
-def test_above_temperature_0_there_is_no_audit(
-    flags: list[str], capsys: pytest.CaptureFixture[str], toy_plugin: Path
+def test_above_temperature_0_draws_are_audited_instead(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = Measured(capsys, *flags, "--temperature", "0.7")
-    assert done.status == 0 and done.summary["num_mismatches"] is None
-    assert not (done.directory / "audit.jsonl").exists()
-    assert "### Losslessness" not in done.out
-    refused = again(capsys, done.directory, toy_plugin)
-    assert (refused.status, refused.out) == (2, "")
-    assert "the audit is for temperature 0" in refused.err and "0.7" in refused.err
+    assert done.status == 0 and not (done.directory / "audit.jsonl").exists()
+    assert (done.directory / "draws.jsonl").exists()
 
 
 def test_a_target_that_cannot_score_is_said_once(

@@ -1,0 +1,100 @@
+"""Raw facts of the audit above temperature 0: one line of ``draws.jsonl`` an answer.
+
+What they mean is judged in `harness.distribution` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.records import Generation, Key, RecordKey, key_of, read_lines
+
+SCHEMA_VERSION = 1
+
+_ROUNDING = 1e-4
+"""Sums of float32 probabilities may pass 1 by this much."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws(Key):
+    """Where each token of one answer stood in the target's distribution at its place.
+
+    The distribution is the one tokens are drawn from: after temperature, top-k and top-p.
+    """
+
+    tokens_sha256: str
+    """Of the prompt and the answer's tokens; other tokens need another audit."""
+    above: tuple[float, ...]
+    """Probability of all tokens before this one, the most probable first, equals by their id."""
+    given: tuple[float, ...]
+    """Probability of the token."""
+    top: tuple[float, ...]
+    """Probability of the most probable token."""
+
+    def __post_init__(self) -> None:
+        if not len(self.above) == len(self.given) == len(self.top) >= 1:
+            raise ValueError("above, given and top need one number for every token")
+        for above, given, top in zip(self.above, self.given, self.top, strict=True):
+            if not (0 <= above <= 1 + _ROUNDING and 0 <= given <= top <= 1 + _ROUNDING):
+                raise ValueError(f"above {above}, given {given}, top {top} are no probabilities")
+            if above + given > 1 + _ROUNDING:
+                raise ValueError(f"above {above} and given {given} are more than 1 together")
+
+
+def tokens_sha256(generation: Generation) -> str:
+    """Digest of the tokens that a line is about."""
+    both = [generation.prompt_sha256, generation.new_tokens]
+    return hashlib.sha256(json.dumps(both).encode()).hexdigest()
+
+
+def to_json(draws: Draws) -> str:
+    """One JSON line, without the newline."""
+    return json.dumps(
+        {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(draws)}, ensure_ascii=False
+    )
+
+
+def from_json(line: str) -> Draws:
+    """The draws in one JSON line.
+
+    Raises:
+        ValueError: not JSON, another schema version, missing or unknown keys, or no probabilities.
+    """
+    body: dict[str, Any] = json.loads(line)
+    if not isinstance(body, dict):
+        raise ValueError("draws are a JSON object")
+    version = body.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version!r} cannot be read")
+    try:
+        for name in ("above", "given", "top"):
+            body[name] = tuple(float(value) for value in body[name])
+        return Draws(**body)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"not draws: {error}") from error
+
+
+def read_draws(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Draws]:
+    """Draws of ``generations``, the last of each; none where there is no file.
+
+    A torn last line is left out, and so is what was said of other tokens than the records hold.
+
+    Raises:
+        ValueError: a malformed line; the message names file and line.
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return {}
+    answers = {key_of(item): item for item in generations}
+    found: dict[RecordKey, Draws] = {}
+    for draws in read_lines(path, from_json):
+        generation = answers.get(key_of(draws))
+        if generation is not None and draws.tokens_sha256 == tokens_sha256(generation):
+            found[key_of(draws)] = draws
+    return found

@@ -1,0 +1,92 @@
+"""A run's target and prompts, loaded again from what its directory says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.audit import WIDER
+from harness.errors import UserError
+from harness.plan import load_tasks
+from targets.base import Target, TargetOptions
+from targets.load import load_target
+from tasks.base import PromptSet
+
+_SAME_TARGET = ("model", "revision", "weights_sha256", "dtype")
+"""Facts of ``config.json`` that the target loaded now must share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What the answers of a run were made with."""
+
+    options: TargetOptions
+    target: Target
+    tasks: Mapping[str, PromptSet]
+
+
+def reload_run(config: Mapping[str, Any], data_dir: Path | None) -> Reloaded:
+    """Load target and prompts of a run, and check that they are the same.
+
+    Args:
+        config: the run's ``config.json``.
+        data_dir: where its prompts are today, see `harness.plan.load_tasks`.
+
+    Raises:
+        UserError: they cannot be loaded here, or are not the same.
+    """
+    options = _target_options(config)
+    tasks = _prompts(config, data_dir)
+    target = load_target(options)
+    facts = target.describe()
+    for name in _SAME_TARGET:
+        began, now = config["target"].get(name), facts.get(name)
+        if began != now:
+            raise UserError(
+                f"run {config['run_id']} was made by a target whose {name} was {began}, and the "
+                f"one loaded now has {now}; put the target back as it was."
+            )
+    return Reloaded(options, target, tasks)
+
+
+def _target_options(config: Mapping[str, Any]) -> TargetOptions:
+    facts = config["target"]
+    device, dtype = facts.get("device", "cpu"), facts.get("dtype")
+    if dtype not in WIDER:
+        raise UserError(
+            f"run {config['run_id']} was measured in dtype {dtype}; the audit knows "
+            f"{', '.join(WIDER)}."
+        )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"run {config['run_id']} was measured on {device}, and there is none here; verify it "
+            "on a machine that has one."
+        )
+    return TargetOptions(
+        name=facts["name"],
+        dtype=dtype,
+        device=device,
+        attn=facts.get("attn"),
+        revision=facts.get("revision"),
+        enable_thinking=facts.get("enable_thinking", False),
+    )
+
+
+def _prompts(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, PromptSet]:
+    """The run's prompts, from where they are today; they must be the same."""
+    names = tuple(task["task"] for task in config["tasks"])
+    tasks = load_tasks(names, data_dir, config.get("limit"))
+    for task in config["tasks"]:
+        chosen = tasks[task["task"]]
+        ids = [prompt.prompt_id for prompt in chosen.prompts]
+        if chosen.source.digest != task["source"]["digest"] or ids != task["prompt_ids"]:
+            raise UserError(
+                f"the prompts of {task['task']} here ({chosen.source.location}) are not those of "
+                f"run {config['run_id']} ({task['source']['location']}); name the run's data with "
+                "--data-dir."
+            )
+    return tasks
