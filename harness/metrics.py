@@ -7,11 +7,8 @@ values every response alike. Nothing to measure raises `NoData`; a table shows t
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from harness.records import Generation, Round
 
@@ -72,18 +69,7 @@ def tau_macro(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: no generation has rounds.
     """
-    return _mean([_mean([item.committed for item in rounds]) for rounds in _responses(generations)])
-
-
-def tau_macro_uncut(generations: Sequence[Generation]) -> float:
-    """`tau_macro` before the last round is cut at stop and limit, as DFlash-family papers print it.
-
-    Raises:
-        NoData: no generation has rounds.
-    """
-    return _mean(
-        [_mean([item.accepted + 1 for item in rounds]) for rounds in _responses(generations)]
-    )
+    return mean([mean([item.committed for item in rounds]) for rounds in responses(generations)])
 
 
 def node_acceptance_rate(generations: Sequence[Generation]) -> float:
@@ -92,46 +78,11 @@ def node_acceptance_rate(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: nothing was drafted.
     """
-    rounds = _rounds(generations)
+    rounds = rounds_of(generations)
     nodes = sum(item.nodes for item in rounds)
     if nodes == 0:
         raise NoData("nothing was drafted")
     return sum(item.accepted for item in rounds) / nodes
-
-
-@dataclass(frozen=True, slots=True)
-class Positions:
-    """Acceptance by draft position; every field is pooled over the rounds given."""
-
-    histogram: tuple[int, ...]
-    """``[max depth + 1]``: rounds in which exactly k draft tokens were accepted, from k = 0."""
-    joint: tuple[float, ...]
-    """``[max depth]``: J_k = #{accepted ≥ k} / #{depth ≥ k}, from k = 1."""
-    conditional: tuple[float | None, ...]
-    """``[max depth]``: C_k = #{accepted ≥ k} / #{accepted ≥ k - 1 and depth ≥ k}, from k = 1; None
-    where position k was never reached."""
-
-
-def positions(generations: Sequence[Generation]) -> Positions:
-    """Accepted-length histogram and per-position acceptance.
-
-    Raises:
-        NoData: no generation has rounds.
-    """
-    rounds = _rounds(generations)
-    counts = Counter((item.accepted, item.depth) for item in rounds)
-    accepted = np.array([pair[0] for pair in counts])
-    depth = np.array([pair[1] for pair in counts])
-    weight = np.array(list(counts.values()))
-    histogram = tuple(int(weight[accepted == k].sum()) for k in range(int(depth.max()) + 1))
-    joint: list[float] = []
-    conditional: list[float | None] = []
-    for k in range(1, len(histogram)):
-        kept = int(weight[accepted >= k].sum())
-        reached = int(weight[(accepted >= k - 1) & (depth >= k)].sum())
-        joint.append(kept / int(weight[depth >= k].sum()))
-        conditional.append(kept / reached if reached else None)
-    return Positions(histogram, tuple(joint), tuple(conditional))
 
 
 # Time
@@ -218,7 +169,7 @@ def seconds_per_round(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: no generation has rounds.
     """
-    num_rounds = len(_rounds(generations))
+    num_rounds = len(rounds_of(generations))
     return sum(item.decode_s for item in generations if item.rounds) / num_rounds
 
 
@@ -257,7 +208,7 @@ def overall_mean(values: Sequence[float | None]) -> float:
     Raises:
         NoData: no task, or a task without a value.
     """
-    return _mean(_complete(values))
+    return mean(_complete(values))
 
 
 def overall_geometric_mean(values: Sequence[float | None]) -> float:
@@ -266,21 +217,42 @@ def overall_geometric_mean(values: Sequence[float | None]) -> float:
     Raises:
         NoData: no task, or a task without a value.
     """
-    return math.exp(_mean([math.log(value) for value in _complete(values)]))
+    return math.exp(mean([math.log(value) for value in _complete(values)]))
 
 
-# Helpers
+# Shared with the siblings of this module
 
 
-def _responses(generations: Sequence[Generation]) -> list[tuple[Round, ...]]:
-    responses = [item.rounds for item in generations if item.rounds]
-    if not responses:
+def responses(generations: Sequence[Generation]) -> list[tuple[Round, ...]]:
+    """The rounds of each generation that has any.
+
+    Raises:
+        NoData: none has.
+    """
+    found = [item.rounds for item in generations if item.rounds]
+    if not found:
         raise NoData("no generation has rounds")
-    return responses
+    return found
 
 
-def _rounds(generations: Sequence[Generation]) -> list[Round]:
-    return [item for rounds in _responses(generations) for item in rounds]
+def rounds_of(generations: Sequence[Generation]) -> list[Round]:
+    """All rounds in one list.
+
+    Raises:
+        NoData: there is none.
+    """
+    return [item for rounds in responses(generations) for item in rounds]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean.
+
+    Raises:
+        NoData: no value.
+    """
+    if not values:
+        raise NoData("nothing to average")
+    return sum(values) / len(values)
 
 
 def _by_prompt(generations: Sequence[Generation]) -> dict[tuple[object, ...], Generation]:
@@ -298,9 +270,3 @@ def _complete(values: Sequence[float | None]) -> list[float]:
     if len(known) < len(values):
         raise NoData("a task has no value")
     return known
-
-
-def _mean(values: Sequence[float]) -> float:
-    if not values:
-        raise NoData("nothing to average")
-    return sum(values) / len(values)

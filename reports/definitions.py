@@ -75,9 +75,37 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "long ones.",
     ),
     (
-        "τ macro, uncut",
-        "τ macro with the last round counted in full, as DFlash prints it. Compare numbers from "
-        "DFlash-family papers with this column only.",
+        "τ uncut",
+        "τ, or τ macro, with the last round counted in full. Pooled it is what Spec-Bench prints, "
+        "macro what DFlash prints; compare their numbers with these columns only.",
+    ),
+    (
+        "Speedup as DFlash takes it",
+        "The baseline's mean over answers of decoding seconds a token, over the method's mean, on "
+        "the same prompts; the first token counts as a token. DFlash stops its clock for the first "
+        "draft; here that draft is included.",
+    ),
+    (
+        "Speedup as Spec-Bench takes it",
+        "The method's mean over conversations of tokens a second, over the baseline's mean, on the "
+        "same prompts; reading the prompt is included, the turns of a conversation are summed. "
+        "Overall values stay geometric means of the tasks' here.",
+    ),
+    (
+        "Waste",
+        "A round has one slot for each draft token it offered in a row and one for the bonus, the "
+        "token that the target adds. Accept is the share of slots whose token reached the answer. "
+        "Correct is the share whose token is the one that the answer has at that place, whatever "
+        "was drafted before it; at temperature 0 that is the target's own text, above it one "
+        "drawing of it. Waste is the share of the correct slots that is not accepted: "
+        "1 − accept / correct, as in Table 1 of arXiv 2606.11552; of drafts, the same without the "
+        "bonus. Places that the answer never reached, behind its end, are neither right nor wrong: "
+        "left out, and counted. Overall is the mean of the task values; trees have a blank.",
+    ),
+    (
+        "Mean ± standard deviation",
+        "Over repeats, or over drafters trained alike with other seeds, of the value that each of "
+        "them has by itself; n of them, and n − 1 in the divisor. Shown from two on.",
     ),
     (
         "Acceptance per node",

@@ -10,7 +10,7 @@ from harness.paired import Estimate
 from reports import differences
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
-from reports.leaderboard import Comparison, competes, is_oracle
+from reports.group import Comparison, competes, is_oracle
 from reports.run import Run
 from reports.tables import OVERALL
 
@@ -36,6 +36,14 @@ _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
     (Column(title="macro", group=_TAU, markdown="τ macro"), _value("tau_macro", form.ratio)),
     (
         Column(
+            title="pooled, uncut: as Spec-Bench prints it",
+            group=_TAU,
+            markdown="τ uncut (as Spec-Bench prints it)",
+        ),
+        _value("tau_uncut", form.ratio),
+    ),
+    (
+        Column(
             title="macro, uncut: as DFlash prints it",
             group=_TAU,
             markdown="τ macro uncut (as DFlash prints it)",
@@ -59,6 +67,22 @@ _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
         Column(title="end to end", group=_SPEEDUP, markdown="end-to-end speedup"),
         _value("speedup_end_to_end", form.times),
     ),
+    (
+        Column(
+            title="mean s/token: as DFlash takes it",
+            group=_SPEEDUP,
+            markdown="speedup of mean s/token (as DFlash takes it)",
+        ),
+        _value("speedup_dflash", form.times),
+    ),
+    (
+        Column(
+            title="mean tokens/s: as Spec-Bench takes it",
+            group=_SPEEDUP,
+            markdown="speedup of mean tokens/s (as Spec-Bench takes it)",
+        ),
+        _value("speedup_spec_bench", form.times),
+    ),
     (Column(title="Tokens/s"), _value("tokens_per_s", form.rate)),
     (Column(title="Other load, cores"), _value("other_load", form.ratio)),
     (Column(title="n"), _value("num_generations", form.count)),
@@ -69,20 +93,19 @@ _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
 
 def task_table(group: Comparison) -> Table:
     """Every metric, by method and task."""
-    samples = group.first.sample_tasks
     rows = []
     for run, item in group.ranked():
         for task in (*group.first.tasks, OVERALL):
             score = group.score(run, item["method"], task)
             cells = (
                 group.label(run, item["method"]),
-                Cell(text=f"{task} (samples)" if task in samples else task),
+                group.task_label(task),
                 *(cell(score) for _, cell in _TASK_COLUMNS),
             )
             rows.append(Row(cells=cells, muted=item["kind"] == "baseline", total=task == OVERALL))
     return Table(
         title="Every number by task",
-        note="Compare figures from DFlash-family papers with the uncut column only.",
+        note="Hold a published figure against the column that is named after where it comes from.",
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),
@@ -149,13 +172,13 @@ def position_tables(group: Comparison) -> list[Table]:
     return [
         _rate_table(
             group,
-            "joint",
+            ("joint", "num_offered"),
             "Joint acceptance J(k)",
             "Percent of rounds offering k draft tokens that accepted at least k; tasks pooled.",
         ),
         _rate_table(
             group,
-            "conditional",
+            ("conditional", "num_reached"),
             "Conditional acceptance C(k)",
             "Percent that accepted the k-th draft token, given the k - 1 before it; tasks pooled.",
         ),
@@ -163,18 +186,25 @@ def position_tables(group: Comparison) -> list[Table]:
     ]
 
 
-def _rate_table(group: Comparison, key: str, title: str, note: str) -> Table:
+def _rate_table(group: Comparison, keys: tuple[str, str], title: str, note: str) -> Table:
+    """``keys`` are the columns of a rate and of the rounds it is a share of."""
     depths = range(1, int(group.positions["k"].max()) + 1)
-    columns = (Column(title="Drafter", kind="label"), *_depth_columns(depths, "high"))
+    columns = (
+        Column(title="Drafter", kind="label"),
+        Column(title="Rounds"),
+        *_depth_columns(depths, "high"),
+    )
+    rate, total = keys
     rows = [
         Row(
             cells=(
                 group.label(run, item["method"]),
-                *(_heat_cell(rates[key].get(k)) for k in depths),
+                _rounds_cell(values),
+                *(_heat_cell(values[rate].get(k), values[total].get(k)) for k in depths),
             ),
             oracle=is_oracle(item),
         )
-        for run, item, rates in _positions(group)
+        for run, item, values in _positions(group)
     ]
     return Table(
         title=title,
@@ -190,11 +220,10 @@ def _histogram_table(group: Comparison) -> Table:
     rows = []
     for run, item, values in _positions(group):
         bars = tuple(values["share"].values())
-        num_rounds = sum(values["num_rounds"].values())
         cells = (
             group.label(run, item["method"]),
             Cell(text=form.sparkline(bars), bars=bars),
-            Cell(text=form.count(num_rounds), value=num_rounds),
+            _rounds_cell(values),
             *(_heat_cell(values["share"].get(k)) for k in depths),
         )
         rows.append(Row(cells=cells))
@@ -222,7 +251,7 @@ def _depth_columns(depths: range, best: Any) -> list[Column]:
 
 def _positions(
     group: Comparison,
-) -> list[tuple[Run, Mapping[str, Any], dict[str, dict[int, float]]]]:
+) -> list[tuple[Run, Mapping[str, Any], Mapping[str, Mapping[int, float]]]]:
     """For each method that drafted: its run, its facts, and column → k → value."""
     found = []
     frame = group.positions
@@ -234,7 +263,14 @@ def _positions(
     return found
 
 
-def _heat_cell(value: float | None) -> Cell:
+def _rounds_cell(values: Mapping[str, Mapping[int, float]]) -> Cell:
+    num_rounds = sum(values["num_rounds"].values())
+    return Cell(text=form.count(num_rounds), value=num_rounds)
+
+
+def _heat_cell(value: float | None, num_rounds: float | None = None) -> Cell:
+    """A share, and the rounds it is a share of for who asks."""
     if value is None or math.isnan(value):
         return Cell(text=form.BLANK)
-    return Cell(text=form.share(value), value=value, heat=value)
+    title = f"of {form.counted(int(num_rounds), 'round')}" if num_rounds else ""
+    return Cell(text=form.share(value), value=value, heat=value, title=title)

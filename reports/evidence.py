@@ -11,7 +11,7 @@ from harness.audit_records import Deviation
 from harness.verdicts import mismatches, tally
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
-from reports.leaderboard import Comparison
+from reports.group import Comparison
 from reports.tables import failure_frame
 
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -40,6 +40,11 @@ def spread(low: float | None, high: float | None) -> str:
     return f"{low:.2f} to {high:.2f}".replace("-", "−")
 
 
+def mean_sd(mean: float, sd: float) -> str:
+    """A mean and the standard deviation about it."""
+    return f"{mean:.2f} ± {sd:.2f}"
+
+
 def share(value: float | None) -> str:
     """A share in percent, without the sign."""
     return BLANK if value is None else f"{100 * value:.1f}"

@@ -17,9 +17,12 @@ from reports import formatting as form
 from reports.definitions import DEFINITIONS
 from reports.draws_table import draws_table
 from reports.grid import Table
-from reports.leaderboard import Comparison, lead, main_table, notes
+from reports.group import Comparison
+from reports.leaderboard import lead, main_table, notes
 from reports.run import comparable_groups, load_run
+from reports.spread_tables import repeat_table, seed_table
 from reports.stage_table import stage_table
+from reports.waste_table import waste_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,9 @@ def _section(group: Comparison) -> Section:
     tables = (
         details.difference_table(group),
         *details.position_tables(group),
+        waste_table(group),
+        repeat_table(group),
+        seed_table(group),
         evidence.checkpoint_table(group),
         stage_table(group),
         details.task_table(group),

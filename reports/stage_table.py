@@ -10,7 +10,7 @@ from harness.metrics import NoData
 from harness.stages import StageTimes, predicted_speedup
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
-from reports.leaderboard import Comparison
+from reports.group import Comparison
 from reports.run import Run
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness import bootstrap, load, metrics, verdicts
+from harness import bootstrap, load, metrics, published, verdicts
 from harness.paired import or_none
+from harness.positions import positions
 from harness.records import Failure, key_of
 from reports.run import Run, load_run
 
@@ -52,6 +53,7 @@ class Score:
     tau_low: float | None
     tau_high: float | None
     tau_macro: float | None
+    tau_uncut: float | None
     tau_macro_uncut: float | None
     node_acceptance_rate: float | None
     speedup: float | None
@@ -61,6 +63,9 @@ class Score:
     speedup_end_to_end: float | None
     speedup_ar_loop: float | None
     """Over ``ar_loop``, decoding only."""
+    speedup_dflash: float | None
+    """Over the headline baseline, as `harness.published` has it; so is the next."""
+    speedup_spec_bench: float | None
     tokens_per_s: float | None
     peak_memory_bytes: float | None
     other_load: float | None
@@ -70,10 +75,16 @@ class Score:
 _OWN_METRICS = {
     "tau": metrics.tau,
     "tau_macro": metrics.tau_macro,
-    "tau_macro_uncut": metrics.tau_macro_uncut,
+    "tau_uncut": published.tau_uncut,
+    "tau_macro_uncut": published.tau_macro_uncut,
     "node_acceptance_rate": metrics.node_acceptance_rate,
 }
-_RATIOS = ("speedup", "speedup_end_to_end", "speedup_ar_loop")
+_SPEEDUPS = {
+    "speedup": metrics.speedup,
+    "speedup_end_to_end": metrics.speedup_end_to_end,
+    "speedup_dflash": published.speedup_dflash,
+    "speedup_spec_bench": published.speedup_spec_bench,
+}
 
 
 def headline_baseline(run: Run) -> str | None:
@@ -103,21 +114,23 @@ def score_frame(run: Run) -> pd.DataFrame:
 def position_frame(run: Run) -> pd.DataFrame:
     """One row per method and k: rounds with k accepted, their share, joint and conditional rates.
 
-    Pooled over all tasks; methods without rounds or drafts have no rows.
+    Beside the rates the rounds that each is a share of. Pooled over all tasks; methods without
+    rounds or drafts have no rows.
     """
-    columns = ["run_id", "method", "k", "num_rounds", "share", "joint", "conditional"]
+    columns = ["run_id", "method", "k", "num_rounds", "share"]
+    rates = ["joint", "num_offered", "conditional", "num_reached"]
     rows: list[tuple[object, ...]] = []
     for item in run.methods:
         method = str(item["method"])
-        found = or_none(metrics.positions, run.of(method))
+        found = or_none(positions, run.of(method))
         if found is None or not found.joint:
             continue
         total = sum(found.histogram)
-        joint, conditional = (None, *found.joint), (None, *found.conditional)
-        for k, count in enumerate(found.histogram):
-            rows.append((run.run_id, method, k, count, count / total, joint[k], conditional[k]))
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({"joint": float, "conditional": float})
+        by_k = zip(found.joint, found.offered, found.conditional, found.reached, strict=True)
+        for k, (count, rest) in enumerate(zip(found.histogram, ((None,) * 4, *by_k), strict=True)):
+            rows.append((run.run_id, method, k, count, count / total, *rest))
+    frame = pd.DataFrame(rows, columns=[*columns, *rates])
+    return frame.astype(dict.fromkeys(rates, float))
 
 
 def generation_frame(run: Run) -> pd.DataFrame:
@@ -211,8 +224,7 @@ def _task_values(
     baseline = run.of(headline, task) if headline else []
     return {
         **{key: or_none(rule, own) for key, rule in _OWN_METRICS.items()},
-        "speedup": or_none(metrics.speedup, baseline, own),
-        "speedup_end_to_end": or_none(metrics.speedup_end_to_end, baseline, own),
+        **{key: or_none(rule, baseline, own) for key, rule in _SPEEDUPS.items()},
         "speedup_ar_loop": or_none(metrics.speedup, run.of("ar_loop", task), own),
     }
 
@@ -220,7 +232,7 @@ def _task_values(
 def _overall_values(parts: Sequence[Score]) -> dict[str, float | None]:
     """Means of the task values; geometric means of ratios of times."""
     means = {name: metrics.overall_mean for name in _OWN_METRICS}
-    ratios = {name: metrics.overall_geometric_mean for name in _RATIOS}
+    ratios = dict.fromkeys((*_SPEEDUPS, "speedup_ar_loop"), metrics.overall_geometric_mean)
     return {
         name: or_none(rule, [getattr(part, name) for part in parts])
         for name, rule in {**means, **ratios}.items()

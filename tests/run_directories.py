@@ -16,7 +16,10 @@ DIGEST = "0123456789abcdef" * 4
 
 
 def rounds(accepted: Sequence[int], depth: int, cut: int = 0) -> tuple[Round, ...]:
-    """Rounds of one depth; the last commits ``cut`` tokens less than it could."""
+    """Rounds of one depth; the last commits ``cut`` tokens less than it could.
+
+    In answers made of 5 every second draft token behind a rejected one is correct.
+    """
     last = len(accepted) - 1
     return tuple(
         Round(
@@ -24,7 +27,7 @@ def rounds(accepted: Sequence[int], depth: int, cut: int = 0) -> tuple[Round, ..
             nodes=depth,
             accepted=a,
             committed=a + 1 - (cut if i == last else 0),
-            draft_tokens=(7,) * depth,
+            draft_tokens=((5,) * a + (7, 5) * depth)[:depth],
         )
         for i, a in enumerate(accepted)
     )
@@ -58,6 +61,14 @@ def generation(
         "finish_reason": "stop",
     }
     return Generation(new_tokens=(5,) * length, rounds=made, **{**facts, **fields})
+
+
+def answers(lists: Sequence[Sequence[int]], cut: int = 0) -> list[Generation]:
+    """One answer for each list of accepted lengths; last rounds are cut where they can be."""
+    return [
+        generation(accepted=accepted, prompt_id=str(i), cut=min(cut, accepted[-1]))
+        for i, accepted in enumerate(lists)
+    ]
 
 
 def drafter(method: str, **fields: Any) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def run_of(
         torn=False,
         stages=None,
         audits={},
+        draws={},
     )
 
 

@@ -7,23 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from run_directories import generation, rounds
+from run_directories import answers, generation, rounds
 
 from harness import bootstrap, metrics, paired
 from harness.metrics import NoData
 from harness.records import Generation, Round
 
 DEPTH = 7
-accepted_lists = st.lists(
-    st.lists(st.integers(0, DEPTH), min_size=1, max_size=12), min_size=1, max_size=6
-)
-
-
-def answers(lists: list[list[int]], cut: int = 0) -> list[Generation]:
-    return [
-        generation(accepted=accepted, prompt_id=str(i), cut=min(cut, accepted[-1]))
-        for i, accepted in enumerate(lists)
-    ]
 
 
 def test_tau_by_hand() -> None:
@@ -40,7 +30,6 @@ def test_cut_last_round_counts_what_was_committed() -> None:
     cut = [generation(accepted=[3, 5], cut=4)]
     assert metrics.tau(cut) == (4 + 2) / 2
     assert metrics.tau_macro(cut) == 3.0
-    assert metrics.tau_macro_uncut(cut) == 5.0
 
 
 def test_answers_without_rounds_are_left_out_and_counted() -> None:
@@ -56,52 +45,6 @@ def test_answers_without_rounds_are_left_out_and_counted() -> None:
         1,
         2,
     )
-
-
-@given(accepted_lists)
-def test_tau_is_one_plus_joint_acceptance(lists: list[list[int]]) -> None:
-    """Holds where every round offers the same depth and nothing is cut."""
-    made = answers(lists)
-    assert metrics.tau(made) == pytest.approx(1 + sum(metrics.positions(made).joint))
-    assert metrics.tau_macro(made) == pytest.approx(metrics.tau_macro_uncut(made))
-
-
-@given(accepted_lists)
-def test_conditional_is_joint_over_the_one_before(lists: list[list[int]]) -> None:
-    found = metrics.positions(answers(lists))
-    before = (1.0, *found.joint)
-    for k, value in enumerate(found.conditional):
-        if before[k] == 0:
-            assert value is None
-        else:
-            assert value == pytest.approx(found.joint[k] / before[k])
-
-
-@given(accepted_lists, st.integers(0, 3))
-def test_histogram_accounts_for_every_round_and_token(lists: list[list[int]], cut: int) -> None:
-    made = answers(lists, cut)
-    found = metrics.positions(made)
-    assert sum(found.histogram) == sum(len(item) for item in lists)
-    accepted = sum(k * count for k, count in enumerate(found.histogram))
-    assert accepted == sum(map(sum, lists))
-    assert metrics.node_acceptance_rate(made) == accepted / (DEPTH * sum(map(len, lists)))
-    tokens = sum(len(item.new_tokens) - 1 for item in made)
-    assert metrics.tau(made) * sum(found.histogram) == pytest.approx(tokens)
-
-
-@given(accepted_lists, st.integers(0, 3))
-def test_uncut_is_never_below_cut(lists: list[list[int]], cut: int) -> None:
-    made = answers(lists, cut)
-    assert metrics.tau_macro_uncut(made) >= metrics.tau_macro(made) - 1e-12
-    assert metrics.tau(made) >= 1
-
-
-def test_positions_count_only_rounds_that_offered_as_many() -> None:
-    mixed = [generation(accepted=[2, 0], depth=2), generation(accepted=[1], depth=1)]
-    found = metrics.positions(mixed)
-    assert found.histogram == (1, 1, 1)
-    assert found.joint == (2 / 3, 1 / 2)
-    assert found.conditional == (2 / 3, 1.0)
 
 
 def test_acceptance_per_node_counts_every_branch() -> None:
@@ -198,9 +141,7 @@ def test_overall_values() -> None:
     [
         metrics.tau,
         metrics.tau_macro,
-        metrics.tau_macro_uncut,
         metrics.node_acceptance_rate,
-        metrics.positions,
         metrics.tokens_per_s,
     ],
 )

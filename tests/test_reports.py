@@ -113,6 +113,9 @@ def test_scores_by_hand(tmp_path: Path) -> None:
     assert row["speedup"] == pytest.approx((8 / 10) / (3.75 / 10))
     assert row["speedup_ar_loop"] == pytest.approx((10 / 10) / (3.75 / 10))
     assert row["speedup_end_to_end"] == pytest.approx(8.5 / 4.25)
+    assert row["tau_uncut"] == pytest.approx((4 + 2 + 5) / 3)
+    assert row["speedup_dflash"] == pytest.approx((8 / 11) / (3.75 / 11))
+    assert row["speedup_spec_bench"] == pytest.approx((11 / 4.25) / (11 / 8.5))
     assert (row["num_generations"], row["num_failures"], row["num_paired"]) == (1, 1, 1)
     loop, foreign = (
         scores.set_index(["method", "task"]).loc[(name, OVERALL)]
@@ -146,7 +149,9 @@ def test_other_frames(tmp_path: Path) -> None:
     positions = position_frame(run)
     assert set(positions["method"]) == {"combined"}
     assert positions["num_rounds"].sum() == 3
-    assert positions.set_index("k")["joint"].loc[3] == 2 / 3
+    by_k = positions.set_index("k")
+    assert by_k["joint"].loc[3] == 2 / 3 and by_k["num_offered"].loc[3] == 3
+    assert by_k["conditional"].loc[4] == 1 / 2 and by_k["num_reached"].loc[4] == 2
     assert len(generation_frame(run)) == 5
     assert list(failure_frame([run])["error"]) == ["RuntimeError: out of memory"]
 
@@ -443,6 +448,27 @@ def test_every_pair_of_drafters_is_compared(tmp_path: Path) -> None:
         assert row[2] == formatting.signed(metrics.tau_difference(second, first))
         assert ("speed" in row[6]) == ("a" in row[:2])
         assert row[7] == "12"
+
+
+def test_waste_is_shown_by_task_and_blank_for_trees(tmp_path: Path) -> None:
+    """The answer and its drafts are those of `records`; the tree accepts as many tokens."""
+    chain = generation(accepted=[3, 1, 4], cut=1)
+    assert chain.rounds is not None
+    branched = tuple(dataclasses.replace(item, nodes=item.nodes + 1) for item in chain.rounds)
+    tree = dataclasses.replace(chain, method="tree", rounds=branched)
+    facts = config(methods=[BASELINES[0], drafter("combined"), drafter("tree")])
+    loop = generation(method="ar_loop", accepted=[0] * 10, depth=0)
+    text = leaderboard_text([write_run(tmp_path / "run", [loop, chain, tree], facts)])
+    shares = ["52.6", "73.7", "28.6", "33.3", "19", "5"]
+    assert cells(text, "Correct draft tokens thrown away") == [
+        ["combined", "gsm8k", *shares],
+        ["combined", "overall", *shares],
+        ["tree", "gsm8k", *["–"] * 6],
+        ["tree", "overall", *["–"] * 6],
+    ]
+    alone = config(methods=[BASELINES[0], drafter("tree")])
+    run = write_run(tmp_path / "alone", [loop, tree], alone)
+    assert "Correct draft tokens" not in leaderboard_text([run])
 
 
 def test_one_drafter_has_nothing_to_differ_from(tmp_path: Path) -> None:
