@@ -1,4 +1,4 @@
-"""Records to numbers: the only place where a metric is computed.
+"""Records to numbers: here and in the modules that build on this one, and nowhere else.
 
 Every function takes the generations of ONE method. Pooled values weigh every token alike, macro
 values every response alike. Nothing to measure raises `NoData`; a table shows that as a blank.

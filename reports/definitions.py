@@ -82,8 +82,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     (
         "Speedup as DFlash takes it",
         "The baseline's mean over answers of decoding seconds a token, over the method's mean, on "
-        "the same prompts; the first token counts as a token. DFlash stops its clock for the first "
-        "draft; here that draft is included.",
+        "the same prompts; the first token counts as a token. DFlash starts its clock behind the "
+        "first draft; here that draft is included.",
     ),
     (
         "Speedup as Spec-Bench takes it",

@@ -120,12 +120,12 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
         if "seed" not in training:
             continue
         score = group.score(run, item["method"])
-        by_seed = found.setdefault((str(item["drafter"]), _recipe(item, training)), {})
+        by_seed = found.setdefault((str(item["drafter"]), recipe(item, training)), {})
         by_seed.setdefault(training["seed"], []).append((score["tau"], score["speedup"]))
     return found
 
 
-def _recipe(item: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+def recipe(item: Mapping[str, Any], training: Mapping[str, Any]) -> str:
     """Everything that two methods must share to be one drafter with two seeds."""
     use = [item.get(name) for name in ("block_size", "draft", "draft_vocab_size")]
     facts = {name: value for name, value in training.items() if name not in _NOT_THE_RECIPE}

@@ -26,6 +26,7 @@ from drafters.none import build as build_none
 from harness.decode import generate
 from harness.errors import UserError
 from harness.sampling import Sampling
+from reports.spread_tables import recipe
 from targets.base import TargetOptions
 from targets.load import load_target
 from tests.tiny_model import write_model, write_prompts
@@ -115,6 +116,23 @@ def test_training_json_says_what_was_done(config):
     assert body["data"]["vocabulary_coverage"] == 1
     assert body["measured"][-1]["step"] == 8
     assert body["measured"][-1]["train_time_tau"] >= 1
+
+
+def test_another_seed_is_another_training_of_one_recipe(config, tmp_path):
+    """Reports sum up trainings that share a recipe; every fact but the seed's own belongs to it."""
+
+    def trained(name, **changes):
+        changed = dataclasses.replace(
+            config, drafter="uniform", steps=2, output_dir=tmp_path / name, **changes
+        )
+        (directory,) = trainer.train(changed)
+        return directory, json.loads((directory / "training.json").read_text())
+
+    (first, facts), (second, other) = trained("a"), trained("b", seed=1)
+    assert not same(first, second) and (facts["seed"], other["seed"]) == (0, 1)
+    assert recipe({}, facts) == recipe({}, other)
+    _, slower = trained("c", learning_rate=1e-4)
+    assert recipe({}, facts) != recipe({}, slower)
 
 
 def test_a_checkpoint_names_the_vocabulary_it_was_trained_on(config):
