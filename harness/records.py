@@ -1,6 +1,7 @@
 """Raw facts of a run: frozen, self-checking records, and their JSONL form.
 
-A record that would be wrong cannot be built. Numbers are derived in `harness.metrics` and its siblings alone.
+A record that would be wrong cannot be built. Numbers are derived in `harness.metrics` and its
+siblings alone.
 """
 
 from __future__ import annotations
