@@ -158,10 +158,10 @@ def _outcome(job: _Job, run: Run) -> Outcome:
 def _result(done: Future[Outcome]) -> Outcome:
     try:
         return done.result()
-    except OSError as error:
+    except UserError as error:
         raise NotScored(
-            f"no more answers are scored: the sandbox cannot start a program ({error}); what was "
-            "scored stays: call harness score on the run."
+            f"no more answers are scored ({str(error).rstrip('.')}); what was scored stays: call "
+            "harness score on the run."
         ) from error
 
 
@@ -222,8 +222,8 @@ def _sandbox() -> tuple[Sandbox, dict[str, Any]]:
     limits = Limits()
     try:
         sandbox = Sandbox(limits)
-    except OSError as error:
-        raise NotScored(f"programs are not scored: there is no sandbox here ({error}).") from error
+    except UserError as error:
+        raise NotScored(f"programs are not scored: {error}") from error
     facts = {
         "python": platform.python_version(),
         "limits": dataclasses.asdict(limits),

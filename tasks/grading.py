@@ -70,7 +70,7 @@ class Grader:
             run: called for tasks that run code only.
 
         Raises:
-            OSError: no program can be started.
+            UserError: no program can be run.
         """
         found = self.judge(prompt, text)
         if isinstance(found, Outcome):
