@@ -21,7 +21,7 @@ VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 class ScoreTally:
     """Answers of one method to one task, by verdict."""
 
-    counts: Mapping[Verdict, int]
+    counts: Counter[Verdict]
 
     @property
     def num_scored(self) -> int:
@@ -31,7 +31,7 @@ class ScoreTally:
     @property
     def num_passed(self) -> int:
         """Answers that are right."""
-        return self.counts.get("passed", 0)
+        return self.counts["passed"]
 
     @property
     def share(self) -> float | None:
@@ -79,7 +79,7 @@ class ScoreDifference:
 def tally(generations: Sequence[Generation], scores: Mapping[RecordKey, Score]) -> ScoreTally:
     """Verdicts of answers of one method to one task."""
     found = [scores.get(key_of(item)) for item in generations if item.repeat == 0]
-    return ScoreTally(Counter("not run" if score is None else score.verdict for score in found))
+    return ScoreTally(Counter(score.verdict if score else "not run" for score in found))
 
 
 def difference(
@@ -105,9 +105,6 @@ def score_lines(generations: Sequence[Generation], scored: Scored) -> Iterator[s
         for method in dict.fromkeys(item.method for item in generations):
             answers = [item for item in generations if (item.task, item.method) == (task, method)]
             found = tally(answers, scored.scores)
-            if found.share is None:
-                yield f"{task:<14} {method}: not run"
-                continue
-            counts = [f"{found.counts[word]} {word}" for word in VERDICTS if found.counts.get(word)]
-            text = ", ".join([*counts, f"n = {found.num_scored}"])
-            yield f"{task:<14} {method}: {100 * found.share:.1f} % ({text})"
+            if found.counts:
+                words = (f"{found.counts[word]} {word}" for word in VERDICTS if found.counts[word])
+                yield f"{task:<14} {method}: {', '.join(words)}"

@@ -49,18 +49,17 @@ def quality_table(group: Comparison) -> Table | None:
 
 
 _NOTE = (
-    "First repeat of each prompt. passed % is of the n answers that were tried, with Wilson's "
-    "interval; not run is no verdict and part of no share. Against ar_loop, on the prompts where "
-    "both were tried: difference in points, prompts that only ar_loop passed (lost) or only the "
-    "method (won), and p of McNemar's exact test. MBPP's prompt does not name the function that "
-    "its tests call; LiveCodeBench's tests are the public ones."
+    "passed % is of the n answers that were tried, with Wilson's 95 % interval. Against ar_loop, "
+    "on the prompts where both were tried: difference in points, lost and won prompts, and p. "
+    "MBPP's prompt does not name the function that its tests call; LiveCodeBench's tests are the "
+    "public ones."
 )
 
 
 def _cells(run: Run, task: str, method: Mapping[str, Any]) -> tuple[Cell, ...]:
     name = str(method["method"])
     found = quality.tally(run.of(name, task), run.scored.scores)
-    counts = [found.counts.get(verdict, 0) for verdict in VERDICTS]
+    counts = [found.counts[verdict] for verdict in VERDICTS]
     return (
         _share(found),
         Cell(text=form.percents(found.interval)),

@@ -25,9 +25,8 @@ _PYTHON = ("", "py", "py3", "python", "python3")
 _PRELUDE = """\
 import builtins, sys
 builtins.exit = builtins.quit = sys.exit
-sys.setrecursionlimit(50_000)
 """
-"""What a contestant's Python has and an isolated one lacks; the depth is LiveCodeBench's."""
+"""What an interactive Python has and an isolated one lacks."""
 
 _MODULE = """\
 import types

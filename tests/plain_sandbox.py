@@ -34,7 +34,7 @@ class Containment:
 
 
 class Sandbox:
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, limits: Limits = Limits()) -> None:
         self.containment = Containment()
         self._lock = threading.Lock()
 

@@ -22,7 +22,21 @@ from tasks.programs import InputTrial, ModuleTrial, extract_code, output_differe
 
 SCORED = (gsm8k, humaneval, mbpp, livecodebench)
 MARKUP = st.sampled_from(
-    ["```", "```python\n", "~~~", "\n", "\\boxed{", "}", "####", "$", "1,0", "-", "/0", "def f(", " "]
+    [
+        "```",
+        "```python\n",
+        "~~~",
+        "\n",
+        "\\boxed{",
+        "}",
+        "####",
+        "$",
+        "1,0",
+        "-",
+        "/0",
+        "def f(",
+        " ",
+    ]
 )
 TEXTS = st.text() | st.lists(MARKUP | st.text(max_size=5)).map("".join)
 
@@ -329,7 +343,10 @@ def contest(kind: str, *tests: tuple[str, str]) -> Prompt:
     [
         ("n = int(input())\nprint(2 * n)", "passed"),
         ("for line in stdin:\n    print(2 * float(line))", "passed"),
-        ("def main():\n    print(2 * int(input()))\nif __name__ == '__main__':\n    main()", "passed"),
+        (
+            "def main():\n    print(2 * int(input()))\nif __name__ == '__main__':\n    main()",
+            "passed",
+        ),
         ("print(2 * int(input()))\nexit()", "passed"),
         ("print(2)", "failed"),
         ("", "error"),
@@ -345,7 +362,10 @@ def test_livecodebench_programs_read_and_print(code: str, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        ("class Solution:\n    def twice(self, a: List[int], n): return [n * i for i in a]", "passed"),
+        (
+            "class Solution:\n    def twice(self, a: List[int], n): return [n * i for i in a]",
+            "passed",
+        ),
         ("class Solution:\n    def twice(self, a, n): return tuple(n * i for i in a)", "passed"),
         ("def twice(a, n): return [n * i for i in a]", "passed"),
         ("class Solution:\n    def twice(self, a, n): return a", "failed"),
