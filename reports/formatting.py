@@ -52,7 +52,7 @@ def percents(ends: tuple[float, float] | None) -> str:
 
 def points(value: float) -> str:
     """A difference of shares in percentage points, with its sign."""
-    return f"{100 * value:+.1f}".replace("-", "−")
+    return f"{100 * value:+.1f}".replace("-", "−") if value else "0.0"
 
 
 def rate(value: float | None) -> str:

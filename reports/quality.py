@@ -26,7 +26,9 @@ def quality_table(group: Comparison) -> Table | None:
         )
         for task in group.first.tasks
         for run, item in group.ranked()
-        if run.scored.scoring is not None and task in run.scored.scoring.tasks
+        if run.scored.scoring is not None
+        and task in run.scored.scoring.tasks
+        and run.of(item["method"], task)
     ]
     return Table(
         title="Quality",
@@ -107,7 +109,7 @@ def _containments(group: Comparison) -> list[str]:
 
 def _code(code: Mapping[str, Any]) -> str:
     """Interpreter, limits and fences that answers ran under."""
-    limits = ", ".join(f"{name} {value:g}" for name, value in code["limits"].items())
+    limits = ", ".join(f"{name} {value:,}" for name, value in code["limits"].items())
     parts = [f"Programs ran under Python {code['python']}, with limits {limits}"]
     held: Mapping[str, bool] = code["containment"]["held"]
     for words, wanted in (("tried and contained", True), ("NOT contained", False)):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from tasks.grading import Outcome, Run
+from tasks.grading import Outcome, Run, Verdict
 
 if TYPE_CHECKING:
     from tasks.sandbox import Finished
@@ -171,5 +171,5 @@ def _broken(finished: Finished) -> Outcome | None:
     if finished.exit_status == 0:
         return None
     last = finished.stderr.rstrip().rpartition("\n")[2]
-    verdict = "failed" if last.startswith("AssertionError") else "error"
+    verdict: Verdict = "failed" if last.startswith("AssertionError") else "error"
     return Outcome.because(verdict, last or f"exit status {finished.exit_status}")
