@@ -11,7 +11,7 @@ import torch
 
 from harness.audit import WIDER
 from harness.errors import UserError
-from harness.plan import load_tasks
+from harness.plan import prompts_of_run
 from targets.base import Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
@@ -40,7 +40,7 @@ def reload_run(config: Mapping[str, Any], data_dir: Path | None) -> Reloaded:
         UserError: they cannot be loaded here, or are not the same.
     """
     options = _target_options(config)
-    tasks = _prompts(config, data_dir)
+    tasks = prompts_of_run(config, data_dir)
     target = load_target(options)
     facts = target.describe()
     for name in _SAME_TARGET:
@@ -74,19 +74,3 @@ def _target_options(config: Mapping[str, Any]) -> TargetOptions:
         revision=facts.get("revision"),
         enable_thinking=facts.get("enable_thinking", False),
     )
-
-
-def _prompts(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, PromptSet]:
-    """The run's prompts, from where they are today; they must be the same."""
-    names = tuple(task["task"] for task in config["tasks"])
-    tasks = load_tasks(names, data_dir, config.get("limit"))
-    for task in config["tasks"]:
-        chosen = tasks[task["task"]]
-        ids = [prompt.prompt_id for prompt in chosen.prompts]
-        if chosen.source.digest != task["source"]["digest"] or ids != task["prompt_ids"]:
-            raise UserError(
-                f"the prompts of {task['task']} here ({chosen.source.location}) are not those of "
-                f"run {config['run_id']} ({task['source']['location']}); name the run's data with "
-                "--data-dir."
-            )
-    return tasks

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import audit_records, draws
+from harness import audit_records, draws, score_records
 from harness.audit_records import Audit
 from harness.draws import Draws
 from harness.errors import UserError
 from harness.records import Record, read_records, to_json
+from harness.score_records import Score
 
 _MACHINE = ("cpu", "gpu", "num_threads")
 """Hardware facts that may not change within a run."""
@@ -62,6 +63,16 @@ class RunFiles:
     def draws(self) -> Path:
         """The same above temperature 0: where each token stood in the target's distribution."""
         return self.directory / "draws.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Whether the answers are right."""
+        return self.directory / "scores.jsonl"
+
+    @property
+    def scoring(self) -> Path:
+        """How that was found out."""
+        return self.directory / "scoring.json"
 
 
 def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> RunFiles:
@@ -211,6 +222,16 @@ class AuditWriter(LineWriter):
         self.write(
             draws.to_json(found) if isinstance(found, Draws) else audit_records.to_json(found)
         )
+
+
+class ScoreWriter(LineWriter):
+    """Appends scores."""
+
+    go_on = "call harness score on the run"
+
+    def append(self, score: Score) -> None:
+        """Write one score; raises as `write`."""
+        self.write(score_records.to_json(score))
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class RunResult:
     num_mismatches: int | None
     """Answers, or above temperature 0 methods, that are not the target's; None where none was
     audited."""
+    num_scored: int
     interrupted: bool
 
 
@@ -56,12 +57,13 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     say(f"run      {files.directory}")
     session = Session(plan, target, methods, before)
     interrupted = False
-    num_mismatches = None
+    num_mismatches, num_scored = None, 0
     try:
         _write_all(session, plan, files)
         if session.baseline_answers and not files.stages.exists():
             _measure_stages(session, plan, target, methods, files)
         num_mismatches = _audit(plan, target, files)
+        num_scored = _score(plan, files)
     except KeyboardInterrupt:
         interrupted = True
         say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
@@ -70,6 +72,7 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         num_generations=session.num_generations,
         num_failures=session.num_failures,
         num_mismatches=num_mismatches,
+        num_scored=num_scored,
         interrupted=interrupted,
     )
 
@@ -108,8 +111,7 @@ def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
     """
     from harness.auditor import NotAudited
 
-    records = list(read_records(files.records))
-    generations = [item for item in records if isinstance(item, Generation)]
+    generations = _generations(files)
     audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
     try:
         return audit(plan, target, generations, files)
@@ -142,6 +144,27 @@ def _audit_draws(
     for method, check in found.items():
         say(describe_check(method, check))
     return num_wrong(found)
+
+
+def _score(plan: Plan, files: RunFiles) -> int:
+    """Score what can be scored and say what was not run; how many answers are scored."""
+    from harness.scorer import FLAG, NotScored, score_answers
+
+    allowed = plan.config.confirm_run_unsafe_code
+    generations = _generations(files)
+    try:
+        scored = score_answers(plan.tasks, generations, files, run_code=allowed)
+    except NotScored as error:
+        say(str(error))
+        return 0
+    num_not_run = scored.num_not_run(generations)
+    if num_not_run and not allowed:
+        say(f"{num_not_run} programs in answers were not run; {FLAG} runs and scores them")
+    return len(scored.scores)
+
+
+def _generations(files: RunFiles) -> list[Generation]:
+    return [item for item in read_records(files.records) if isinstance(item, Generation)]
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:

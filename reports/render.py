@@ -19,6 +19,7 @@ from reports.draws_table import draws_table
 from reports.grid import Table
 from reports.group import Comparison
 from reports.leaderboard import lead, main_table, notes
+from reports.quality import quality_table
 from reports.run import comparable_groups, load_run
 from reports.spread_tables import repeat_table, seed_table
 from reports.stage_table import stage_table
@@ -92,6 +93,7 @@ def _section(group: Comparison) -> Section:
     target = group.first.config["target"]
     hardware = group.first.environment["hardware"]
     tables = (
+        quality_table(group),
         details.difference_table(group),
         *details.position_tables(group),
         waste_table(group),

@@ -12,6 +12,7 @@ from harness.audit_records import Audit, read_audits
 from harness.draws import Draws, read_draws
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record, RecordKey, key_of, read_records
+from harness.score_records import Scored, read_scores, read_scoring
 from harness.stages import Stages, read_stages
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class Run:
     """Of the greedy generations that were audited."""
     draws: Mapping[RecordKey, Draws]
     """The same of sampled ones."""
+    scored: Scored
+    """Of the generations that were scored."""
 
     @property
     def run_id(self) -> str:
@@ -127,6 +130,7 @@ def load_run(path: Path) -> Run:
         stages=read_stages(path / "stages.json"),
         audits=_audited(read_audits, path / "audit.jsonl", generations),
         draws=_audited(read_draws, path / "draws.jsonl", generations),
+        scored=_read_scores(path, generations),
     )
 
 
@@ -188,6 +192,14 @@ def _audited(
         return read(path, generations)
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
+
+
+def _read_scores(path: Path, generations: Sequence[Generation]) -> Scored:
+    try:
+        scoring = read_scoring(path / "scoring.json")
+        return Scored(scoring, read_scores(path / "scores.jsonl", scoring, generations))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{error}; remove the file and call harness score on the run.") from error
 
 
 def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:

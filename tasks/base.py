@@ -49,7 +49,7 @@ class PromptSet:
 
 
 class Task(Protocol):
-    """A set of prompts."""
+    """A set of prompts; one whose answers are scored has a ``grader`` too (`tasks.grading`)."""
 
     name: str
 

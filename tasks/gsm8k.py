@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from collections.abc import Iterator
+from decimal import Decimal, DivisionByZero, InvalidOperation
 
 from tasks.base import Prompt
+from tasks.grading import Grader, Outcome
 from tasks.hub import HubFiles
 from tasks.row_task import RowTask
 from tasks.rows import Row
@@ -13,6 +15,16 @@ from tasks.rows import Row
 TEMPLATE = "{question}\nPlease reason step by step, and put your final answer within \\boxed{{}}."
 
 _FINAL = re.compile(r"#### *(-?\d[\d,]*(?:\.\d+)?)\s*$")
+_WORDS = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}")
+_PLAIN = (
+    (re.compile(r"\\?\$|\\[,!;]|\*\*"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile("\u2212"), "-"),
+    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
+)
+"""How numbers are written in LaTeX and Markdown, and plainly."""
+_UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_NUMBER = re.compile(rf"((?:(?<![\w.)}}\]])-)?(?:{_UNSIGNED}))(?: ?/ ?({_UNSIGNED}))?")
 
 
 def parse(row: Row) -> Prompt:
@@ -39,9 +51,62 @@ def normalise_number(text: str) -> str:
     return format(number.normalize(), "f") if number else "0"
 
 
+def judge(prompt: Prompt, text: str) -> Outcome:
+    """The answer's last number, as `final_number` finds it, against the solution's."""
+    found = final_number(text)
+    if found is None:
+        return Outcome("error", "no number")
+    right = Decimal(prompt.reference["answer"])
+    if found == right:
+        return Outcome("passed")
+    return Outcome.because("failed", f"{found:f} instead of {right:f}")
+
+
+def final_number(text: str) -> Decimal | None:
+    r"""The number an answer ends in; None where it holds none.
+
+    The last ``\boxed{}`` with a number decides, else what follows the last ``####``, else the last
+    number of the whole. In a box the last number counts, words aside:
+    ``\boxed{x = 12 \text{ eggs}}`` is 12. Currency signs and thousands separators are dropped;
+    ``3/4`` and ``\frac{3}{4}`` are 0.75.
+    """
+    for box in reversed(list(_boxes(text))):
+        for inside in (_WORDS.sub(" ", box), box):
+            if numbers := _numbers(inside):
+                return numbers[-1]
+    if "####" in text and (numbers := _numbers(text.rpartition("####")[2].split("\n")[0])):
+        return numbers[0]
+    return next(reversed(_numbers(text)), None)
+
+
+def _boxes(text: str) -> Iterator[str]:
+    r"""What stands in each ``\boxed{…}``, braces balanced; a box never closed is left out."""
+    for opening in re.finditer(r"\\boxed\s*\{", text):
+        depth = 1
+        for place in range(opening.end(), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                yield text[opening.end() : place]
+                break
+
+
+def _numbers(text: str) -> list[Decimal]:
+    for pattern, plain in _PLAIN:
+        text = pattern.sub(plain, text)
+    found = []
+    for match in _NUMBER.finditer(text):
+        number, divisor = (Decimal(part.replace(",", "")) for part in (match[1], match[2] or "1"))
+        try:
+            found.append(number / divisor if match[2] else number)
+        except (DivisionByZero, InvalidOperation):
+            continue
+    return found
+
+
 TASK = RowTask(
     name="gsm8k",
     files=("gsm8k/test.jsonl",),
     hub=HubFiles("openai/gsm8k", ("main/test-*.parquet",)),
     parse=parse,
+    grader=Grader(rule="gsm8k/1", runs_code=False, judge=judge),
 )

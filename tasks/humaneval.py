@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+
 from tasks.base import Prompt
+from tasks.grading import Grader, Outcome
 from tasks.hub import HubFiles
+from tasks.programs import ModuleTrial, extract_code
 from tasks.row_task import RowTask
 from tasks.rows import Row
 
@@ -25,6 +30,33 @@ def parse(row: Row) -> Prompt:
     )
 
 
+def judge(prompt: Prompt, text: str) -> Outcome | list[ModuleTrial]:
+    """The answer's function, or the prompt's with the answer as its body, against ``check``.
+
+    What stands above the function in the prompt, imports and helpers, stands above the answer.
+    """
+    reference = prompt.reference
+    name = reference["entry_point"]
+    definition = rf"^(?:async +)?def +{re.escape(name)}\b"
+    code = extract_code(text, definition)
+    if code is None:
+        return Outcome("error", "no code")
+    above = ""
+    if re.search(definition, code, re.MULTILINE):
+        start = re.search(definition, reference["prompt"], re.MULTILINE)
+        above = reference["prompt"][: start.start()] if start else ""
+    else:
+        code = reference["prompt"] + _as_body(code)
+    test = f"{reference['test']}\ncheck({name})\n"
+    return [ModuleTrial((("prompt", above), ("answer", code), ("tests", test)))]
+
+
+def _as_body(code: str) -> str:
+    """Code that fits below a signature at the margin."""
+    first = next(line for line in code.splitlines() if line.strip())
+    return code if first[0].isspace() else textwrap.indent(code, "    ")
+
+
 TASK = RowTask(
     name="humaneval",
     files=(
@@ -35,4 +67,5 @@ TASK = RowTask(
     ),
     hub=HubFiles("openai/openai_humaneval", ("openai_humaneval/test-*.parquet",)),
     parse=parse,
+    grader=Grader(rule="humaneval/1", runs_code=True, judge=judge),
 )

@@ -7,10 +7,13 @@ whatever the file says.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from tasks.base import Prompt
+from tasks.grading import Grader, Outcome, Trial
 from tasks.hub import HubFiles
+from tasks.programs import InputTrial, ModuleTrial, extract_code
 from tasks.row_task import RowTask
 from tasks.rows import Row
 
@@ -24,6 +27,28 @@ TEMPLATE = (
 )
 WITH_STARTER_CODE = "Use the following code structure:"
 WITHOUT_STARTER_CODE = "Write your code in the following format:"
+
+_STARS = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools "
+    "operator io sys json builtins typing"
+)
+_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools "
+    "operator io sys json"
+)
+IMPORTS = "".join(f"from {name} import *\n" for name in _STARS.split()) + "".join(
+    [*(f"import {name}\n" for name in _MODULES.split()), "sys.setrecursionlimit(50_000)\n"]
+)
+"""What upstream's graders import for every answer, in their order: later names win."""
+
+_CALLS = """\
+import json
+call = getattr(Solution(), {name!r}) if "Solution" in globals() else {name}
+for number, (lines, expected) in enumerate({tests!r}, start=1):
+    found = call(*(json.loads(line) for line in lines.split("\\n")))
+    found = list(found) if isinstance(found, tuple) else found
+    assert found == json.loads(expected), f"test {{number}}: {{found!r}}"
+"""
 
 _TEST_KEYS = ("input", "output", "testtype")
 
@@ -87,6 +112,30 @@ def _decoded(row: Row, key: str) -> Any:
         raise row.error(f"{key!r} holds broken JSON ({error.msg})") from error
 
 
+def judge(prompt: Prompt, text: str) -> Outcome | list[Trial]:
+    """The last block against the public tests: calls of a function, or input and output.
+
+    Unlike upstream's graders, a program that prints the right lines and then fails has failed.
+    """
+    reference = prompt.reference
+    name = reference.get("function_name")
+    wanted = rf"^class +Solution\b|^def +{re.escape(name)}\b" if name else ""
+    code = extract_code(text, wanted)
+    if code is None:
+        return Outcome("error", "no code")
+    tests = reference["public_tests"]
+    called = [(test["input"], test["output"]) for test in tests if test["testtype"] == "functional"]
+    trials: list[Trial] = [
+        InputTrial(code, test["input"], test["output"], f"test {number}", IMPORTS)
+        for number, test in enumerate(tests, start=1)
+        if test["testtype"] == "stdin"
+    ]
+    if called:
+        calls = _CALLS.format(name=name, tests=called)
+        trials.append(ModuleTrial((("imports", IMPORTS), ("answer", code), ("tests", calls))))
+    return trials
+
+
 TASK = RowTask(
     name="livecodebench",
     files=("livecodebench/problems_*.jsonl", "livecodebench/test*.jsonl"),
@@ -95,4 +144,5 @@ TASK = RowTask(
         ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"),
     ),
     parse=parse,
+    grader=Grader(rule="livecodebench-public/1", runs_code=True, judge=judge),
 )

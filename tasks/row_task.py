@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from harness.errors import UserError
 from tasks.base import Prompt, PromptSet, Source
+from tasks.grading import Grader
 from tasks.hub import HUB, HubFiles, Snapshot
 from tasks.rows import Row, read_rows
 
@@ -33,6 +34,8 @@ class RowTask:
     hub: HubFiles
     parse: Callable[[Row], Prompt | None]
     """None leaves a row out that belongs to another split."""
+    grader: Grader | None = None
+    """None where no answer is the right one."""
 
     def load(self, data_dir: Path | None, limit: int | None) -> PromptSet:
         """Choose prompts; see `tasks.base.Task.load`.
