@@ -6,27 +6,26 @@ That package finds no models outside itself, so its command line is entered thro
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from drafters.base import Drafter, DrafterOptions
+from drafters.base import Drafter
 from harness import registry
 from harness.decode import generate
 from harness.errors import UserError
 from harness.gen_kwargs import Request, read_gen_kwargs
+from harness.model_args import ModelArgs, build_drafter
 from harness.plan import resolve_device
 from harness.progress import Progress
 from harness.sampling import generation_seed
@@ -38,56 +37,9 @@ _LOG = logging.getLogger(__name__)
 
 NAME = "harness"
 TASKS = Path(__file__).parent / "lm_eval_tasks"
-BASELINE = "ar_loop"
 
 _ROWS = 512
 """Rows of logits that are made float32 at a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelArgs:
-    """What ``--model_args`` may say."""
-
-    target: str = "smollm2"
-    drafter: str = BASELINE
-    """``ar_loop`` for the baseline, else as in ``--drafter``: NAME or NAME=CHECKPOINT."""
-    dtype: str = "bfloat16"
-    device: str = "auto"
-    attn: str | None = None
-    revision: str | None = None
-    enable_thinking: bool = False
-    block_size: int | None = None
-    draft_vocab: str = "full"
-    seed: int = 0
-    plugin: str | None = None
-    """A Python file, as in ``--plugin``."""
-
-    @classmethod
-    def read(cls, given: Mapping[str, Any]) -> Self:
-        """From names and values as lm-eval parsed them.
-
-        Raises:
-            UserError: a name that is not known, or a value that does not fit.
-        """
-        known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        for name, value in given.items():
-            if name not in known:
-                raise UserError(
-                    f"unknown model argument {name!r}; {registry.near_misses(name, known)}"
-                )
-            kind = {"bool": bool, "int": int}.get(known[name].partition(" ")[0], str)
-            value = str(value) if kind is str else value
-            if type(value) is not kind:
-                raise UserError(f"model argument {name} takes {kind.__name__}, not {value!r}.")
-            values[name] = value
-        for name, choices in (
-            ("dtype", ("bfloat16", "float32")),
-            ("draft_vocab", ("full", "trained")),
-        ):
-            if values.get(name, choices[0]) not in choices:
-                raise UserError(f"{name} is one of {', '.join(choices)}, not {values[name]!r}.")
-        return cls(**values)
 
 
 class HarnessModel(TemplateLM):
@@ -122,6 +74,8 @@ class HarnessModel(TemplateLM):
         for name in ("batch_size", "max_batch_size"):
             if str(flags.pop(name, 1)) != "1":
                 raise UserError(f"one answer at a time is decoded here; leave --{name} out.")
+        if flags.get("device") == "cuda:0":  # lm-eval's default, said or not
+            flags["device"] = "auto"
         arguments = ModelArgs.read({**flags, **arg_dict})
         if arguments.plugin is not None:
             registry.load_plugin(Path(arguments.plugin))
@@ -317,29 +271,6 @@ class HarnessModel(TemplateLM):
             chosen = logits.float().log_softmax(-1).gather(-1, tokens[:, None])
             total += float(chosen.double().sum())
         return total, greedy
-
-
-def build_drafter(target: TransformersTarget, arguments: ModelArgs, *, greedy: bool) -> Drafter:
-    """The drafter asked for; ``ar_loop`` proposes nothing.
-
-    Raises:
-        UserError: no such drafter, no checkpoint, or one that must be told the answer.
-    """
-    if arguments.drafter == BASELINE:
-        from drafters.none import NoDrafter
-
-        return NoDrafter(target.device)
-    options = dataclasses.replace(
-        DrafterOptions.parse(arguments.drafter, arguments.block_size),
-        greedy=greedy,
-        draft_vocab="trained" if arguments.draft_vocab == "trained" else "full",
-    )
-    row = registry.resolve("drafters", options.name)
-    build: Callable[..., Drafter] = row.load()
-    drafter = build(target, options, **row.options)
-    if getattr(drafter, "prepare", None) is not None:
-        raise UserError(f"drafter {options.name} must be told the answer; it cannot be used here.")
-    return drafter
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from drafters.base import DrafterOptions
 from harness import registry
 from harness.config import QualityConfig
 from harness.errors import UserError
+from harness.model_args import BASELINE, ModelArgs
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
 from harness.run_files import write_json
@@ -30,7 +31,6 @@ from tasks.grading import grader_of
 if TYPE_CHECKING:
     from targets.base import Target
 
-BASELINE = "ar_loop"
 TASKS = ("gsm8k", "humaneval", "mbpp")
 """Those with a file in ``lm_eval_tasks``."""
 
@@ -195,7 +195,7 @@ def _evaluate(
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
 
-    from harness.lm_eval_model import TASKS, HarnessModel, ModelArgs
+    from harness.lm_eval_model import TASKS, HarnessModel
 
     arguments = ModelArgs(
         target=config.target, drafter=text, dtype=config.dtype, block_size=config.block_size

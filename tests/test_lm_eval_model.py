@@ -23,7 +23,8 @@ from harness.cli import main
 from harness.decode import generate
 from harness.errors import UserError
 from harness.gen_kwargs import DEFAULT_MAX_NEW_TOKENS, read_gen_kwargs
-from harness.lm_eval_model import HarnessModel, ModelArgs
+from harness.lm_eval_model import HarnessModel
+from harness.model_args import ModelArgs
 from harness.sampling import Sampling, generation_seed
 from targets.base import TargetOptions
 from targets.load import load_target
@@ -278,7 +279,7 @@ def test_lm_evals_own_command_line_runs_a_task_offline(
     rows = [{"question": CONTEXT, "answer": "w7 w7"}, {"question": "w2", "answer": "w9"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task.yaml").write_text(YAML.format(task="ours", data=data, kind="loglikelihood"))
-    arguments = f"target={directory},drafter=ngram,dtype=float32,device=cpu"
+    arguments = f"target={directory},drafter=ngram,dtype=float32"
     found = tmp_path / "found.json"
     assert (
         main(
