@@ -195,7 +195,7 @@ def _quality(arguments: list[str]) -> int:
     config = _parse(QualityConfig, arguments, "quality")
     for path in config.plugin:
         registry.load_plugin(path)
-    from harness.quality import evaluate, table
+    from harness.lm_eval_quality import evaluate, table
 
     quality = evaluate(config)
     for line in table(quality.scores):
@@ -212,10 +212,13 @@ def _quality(arguments: list[str]) -> int:
 
 def _lm_eval(arguments: list[str]) -> int:
     """lm-evaluation-harness's own command line, with this project's model and tasks."""
-    from harness.quality import require_lm_eval
+    from harness.lm_eval_quality import require_lm_eval
 
     require_lm_eval()
     from harness.lm_eval_model import main
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m harness lm-eval is lm-eval with --model harness and tasks harness_…\n")
 
     return main(arguments)
 

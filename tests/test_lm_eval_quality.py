@@ -11,7 +11,7 @@ import pytest
 from test_lm_eval_model import offline  # noqa: F401
 from tiny_model import write_model
 
-from harness import quality
+from harness import lm_eval_quality
 from harness.cli import main
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
@@ -128,8 +128,8 @@ def test_a_missing_package_is_one_sentence(
 
 
 def test_blank_is_not_zero() -> None:
-    score = quality.Score(
+    score = lm_eval_quality.Score(
         method="m", task="mbpp", source="directory", num_answers=2, num_scored=0,
         passed=None, stderr=None, num_identical=2,
     )  # fmt: skip
-    assert list(quality.table([score]))[-1] == "| mbpp | m |  |  | 0 | 2 of 2 |"
+    assert list(lm_eval_quality.table([score]))[-1] == "| mbpp | m |  |  | 0 | 2 of 2 |"
