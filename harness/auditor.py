@@ -20,7 +20,7 @@ from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
 from harness.errors import UserError
-from harness.plan import load_tasks
+from harness.plan import prompts_of_run
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.run_files import AuditWriter
@@ -95,7 +95,7 @@ def verify_run(
             f"{config['run_id']} drew its tokens at temperature {temperature:g}."
         )
     options = _target_options(config)
-    tasks = _load_prompts(config, data_dir)
+    tasks = prompts_of_run(config, data_dir)
     target = load_target(options)
     facts = target.describe()
     for name in _SAME_TARGET:
@@ -220,19 +220,3 @@ def _target_options(config: Mapping[str, Any]) -> TargetOptions:
         revision=facts.get("revision"),
         enable_thinking=facts.get("enable_thinking", False),
     )
-
-
-def _load_prompts(config: Mapping[str, Any], data_dir: Path | None) -> dict[str, PromptSet]:
-    """The run's prompts, from where they are today; they must be the same."""
-    names = tuple(task["task"] for task in config["tasks"])
-    tasks = load_tasks(names, data_dir, config.get("limit"))
-    for task in config["tasks"]:
-        chosen = tasks[task["task"]]
-        ids = [prompt.prompt_id for prompt in chosen.prompts]
-        if chosen.source.digest != task["source"]["digest"] or ids != task["prompt_ids"]:
-            raise UserError(
-                f"the prompts of {task['task']} here ({chosen.source.location}) are not those of "
-                f"run {config['run_id']} ({task['source']['location']}); name the run's data with "
-                "--data-dir."
-            )
-    return tasks

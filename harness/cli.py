@@ -1,4 +1,4 @@
-"""The command line; `COMMANDS` holds every command.
+"""The command line: `COMMANDS`.
 
 A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
 """
@@ -23,6 +23,7 @@ from harness.config import (
     QualityConfig,
     ReportConfig,
     RunConfig,
+    ScoreConfig,
     TrainCommand,
     VerifyConfig,
 )
@@ -119,6 +120,7 @@ def _publish(result: RunResult) -> None:
         "num_generations": result.num_generations,
         "num_failures": result.num_failures,
         "num_mismatches": result.num_mismatches,
+        "num_scored": result.num_scored,
     }
     print(json.dumps(summary))
 
@@ -144,6 +146,30 @@ def _verify(arguments: list[str]) -> int:
     summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
     print(json.dumps(summary))
     return 1 if found else 0
+
+
+def _score(arguments: list[str]) -> int:
+    """Score the answers of a run; programs only with --confirm-run-unsafe-code."""
+    from harness.quality import score_lines
+    from harness.run_files import RunFiles
+    from harness.scorer import score_run
+    from reports.run import load_run
+
+    config = _parse(ScoreConfig, arguments, "score")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    run, files = load_run(config.run_dir), RunFiles(config.run_dir)
+    allowed = config.confirm_run_unsafe_code
+    scored = score_run(run.config, run.generations, files, config.data_dir, run_code=allowed)
+    for line in score_lines(run.generations, scored):
+        print(line)
+    summary = {
+        "scores": str(files.scores),
+        "num_scored": len(scored.scores),
+        "num_not_run": scored.num_not_run(run.generations),
+    }
+    print(json.dumps(summary))
+    return 0
 
 
 def _train(arguments: list[str]) -> int:
@@ -257,6 +283,7 @@ def _list(arguments: list[str]) -> int:
 COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "verify": _verify,
+    "score": _score,
     "train": _train,
     "report": _report,
     "compare": _compare,

@@ -85,6 +85,8 @@ class RunConfig:
     """Python files whose tables add drafters, targets, tasks or objectives."""
     train_if_missing: bool = False
     """Train a drafter that has no checkpoint instead of stopping."""
+    confirm_run_unsafe_code: bool = False
+    """Run the programs in answers to score them; contained, but they are whatever a model wrote."""
     dry_run: bool = False
     """Show what would run, load no weights."""
 
@@ -131,6 +133,20 @@ class VerifyConfig:
 
     run_dir: Positional[Annotated[Path, arg(metavar="DIR")]]
     """Run directory; its target and prompts are loaded again."""
+    data_dir: Path | None = None
+    """Data files the run read; by default HARNESS_DATA_DIR, then the hub, then our samples."""
+    plugin: Plugins = ()
+    """Python files the run was given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score the answers of a run, finished or partial; what is scored is kept. Needs no torch."""
+
+    run_dir: Positional[Annotated[Path, arg(metavar="DIR")]]
+    """Run directory; its prompts are found again."""
+    confirm_run_unsafe_code: bool = False
+    """Run the programs in answers to score them; contained, but they are whatever a model wrote."""
     data_dir: Path | None = None
     """Data files the run read; by default HARNESS_DATA_DIR, then the hub, then our samples."""
     plugin: Plugins = ()

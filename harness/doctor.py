@@ -49,6 +49,7 @@ def diagnose(probes: Probes) -> Diagnosis:
         *(_target(probes, target) for target in probes.targets),
         *_drafters(probes),
         *_data(probes),
+        _sandbox(probes),
         _load(probes),
     )
     usable = [item.name for item in probes.targets if _obstacle(probes, item) is None]
@@ -185,6 +186,19 @@ def _data(probes: Probes) -> Iterator[Line]:
             f"no files of {', '.join(lacking)} in {probes.data_dir}; {only}, or unset the variable"
         )
         yield Line(mark="!!", name="data", text=text)
+
+
+def _sandbox(probes: Probes) -> Line:
+    """What was tried from inside a child process, and held."""
+    name, held = "generated code", probes.sandbox
+    if probes.sandbox_error:
+        return Line(mark="--", name=name, text=probes.sandbox_error)
+    lacking = [what.replace("_", " ") for what, holds in held.items() if not holds]
+    if lacking:
+        text = f"not held back here: {', '.join(lacking)}; score it in a container or a spare VM"
+        return Line(mark="--", name=name, text=text)
+    text = f"held back in {', '.join(what.replace('_', ' ') for what in held)}"
+    return Line(mark="ok", name=name, text=text)
 
 
 def _load(probes: Probes) -> Line:

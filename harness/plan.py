@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,33 @@ def load_tasks(
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data directory {data_dir} is not a directory that can be read.")
     return {name: row.load().load(data_dir, limit) for name, row in rows.items()}
+
+
+def prompts_of_run(
+    config: Mapping[str, Any], data_dir: Path | None, names: Sequence[str] | None = None
+) -> dict[str, PromptSet]:
+    """Prompts of a run, from where they are today; they must be the same.
+
+    Args:
+        config: the run's.
+        data_dir: as in `load_tasks`.
+        names: tasks of the run to load, None for all.
+
+    Raises:
+        UserError: other prompts than the run's; and as `load_tasks`.
+    """
+    facts = {item["task"]: item for item in config["tasks"]}
+    tasks = load_tasks(tuple(facts if names is None else names), data_dir, config.get("limit"))
+    for name, chosen in tasks.items():
+        source = facts[name]["source"]
+        ids = [prompt.prompt_id for prompt in chosen.prompts]
+        if chosen.source.digest != source["digest"] or ids != facts[name]["prompt_ids"]:
+            raise UserError(
+                f"the prompts of {name} here ({chosen.source.location}) are not those of "
+                f"run {config['run_id']} ({source['location']}); name the run's data with "
+                "--data-dir."
+            )
+    return tasks
 
 
 def _environment_data_dir() -> Path | None:

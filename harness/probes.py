@@ -78,12 +78,16 @@ class Probes:
     data_dir_exists: bool
     task_files: Mapping[str, int]
     """Files below the data directory, by task."""
+    sandbox: Mapping[str, bool]
+    """What holds generated code back, by name; empty where none can be run."""
+    sandbox_error: str
+    """Why none can be run."""
     load_share: float
     """Part of all cores that other processes keep busy."""
 
 
 def probe() -> Probes:
-    """Look at this machine; takes about a second, and the time to import torch."""
+    """Look at this machine; takes about two seconds, and the time to import torch."""
     load_share = _load_share()  # before anything here keeps cores busy
     packages, broken = _imports()
     torch_works = not broken
@@ -91,6 +95,7 @@ def probe() -> Probes:
     memory = psutil.virtual_memory()
     cache = _existing(user_cache())
     data_dir = os.environ.get("HARNESS_DATA_DIR") or None
+    sandbox, sandbox_error = _sandbox()
     return Probes(
         python=platform.python_version(),
         packages=packages,
@@ -113,6 +118,8 @@ def probe() -> Probes:
         data_dir=data_dir,
         data_dir_exists=data_dir is not None and Path(data_dir).is_dir(),
         task_files=_task_files(Path(data_dir)) if data_dir else {},
+        sandbox=sandbox,
+        sandbox_error=sandbox_error,
         load_share=load_share,
     )
 
@@ -248,6 +255,15 @@ def _task_files(data_dir: Path) -> dict[str, int]:
         for name, task in tasks.items()
         if isinstance(task, RowTask)
     }
+
+
+def _sandbox() -> tuple[dict[str, bool], str]:
+    from tasks.sandbox import Sandbox
+
+    try:
+        return Sandbox().containment.held, ""
+    except UserError as error:
+        return {}, str(error)
 
 
 def _existing(path: Path) -> Path:

@@ -12,10 +12,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from harness import audit_records
+from harness import audit_records, score_records
 from harness.audit_records import Audit
 from harness.errors import UserError
 from harness.records import Record, read_records, to_json
+from harness.score_records import Score
 
 _MACHINE = ("cpu", "gpu", "num_threads")
 """Hardware facts that may not change within a run."""
@@ -56,6 +57,16 @@ class RunFiles:
     def audit(self) -> Path:
         """Whether it was still the target's output."""
         return self.directory / "audit.jsonl"
+
+    @property
+    def scores(self) -> Path:
+        """Whether the answers are right."""
+        return self.directory / "scores.jsonl"
+
+    @property
+    def scoring(self) -> Path:
+        """How that was found out."""
+        return self.directory / "scoring.json"
 
 
 def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str, Any]) -> RunFiles:
@@ -203,6 +214,16 @@ class AuditWriter(LineWriter):
     def append(self, audit: Audit) -> None:
         """Write one audit; raises as `write`."""
         self.write(audit_records.to_json(audit))
+
+
+class ScoreWriter(LineWriter):
+    """Appends scores."""
+
+    go_on = "call harness score on the run"
+
+    def append(self, score: Score) -> None:
+        """Write one score; raises as `write`."""
+        self.write(score_records.to_json(score))
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class RunResult:
     num_failures: int
     num_mismatches: int | None
     """Answers that are not the target's; None where none was audited."""
+    num_scored: int
     interrupted: bool
 
 
@@ -53,12 +54,13 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     say(f"run      {files.directory}")
     session = Session(plan, target, methods, before)
     interrupted = False
-    num_mismatches = None
+    num_mismatches, num_scored = None, 0
     try:
         _write_all(session, plan, files)
         if session.baseline_answers and not files.stages.exists():
             _measure_stages(session, plan, target, methods, files)
         num_mismatches = _audit(plan, target, files)
+        num_scored = _score(plan, files)
     except KeyboardInterrupt:
         interrupted = True
         say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
@@ -67,6 +69,7 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         num_generations=session.num_generations,
         num_failures=session.num_failures,
         num_mismatches=num_mismatches,
+        num_scored=num_scored,
         interrupted=interrupted,
     )
 
@@ -104,10 +107,8 @@ def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
         return None
     from harness.auditor import NotAudited, audit_answers
 
-    records = list(read_records(files.records))
-    generations = [item for item in records if isinstance(item, Generation)]
     try:
-        audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
+        audits = audit_answers(plan.target, target, plan.tasks, _generations(files), files.audit)
     except NotAudited as error:
         say(str(error))
         return None
@@ -115,6 +116,27 @@ def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))
     return len(found) if audits else None
+
+
+def _score(plan: Plan, files: RunFiles) -> int:
+    """Score what can be scored and say what was not run; how many answers are scored."""
+    from harness.scorer import FLAG, NotScored, score_answers
+
+    allowed = plan.config.confirm_run_unsafe_code
+    generations = _generations(files)
+    try:
+        scored = score_answers(plan.tasks, generations, files, run_code=allowed)
+    except NotScored as error:
+        say(str(error))
+        return 0
+    num_not_run = scored.num_not_run(generations)
+    if num_not_run and not allowed:
+        say(f"{num_not_run} programs in answers were not run; {FLAG} runs and scores them")
+    return len(scored.scores)
+
+
+def _generations(files: RunFiles) -> list[Generation]:
+    return [item for item in read_records(files.records) if isinstance(item, Generation)]
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:

@@ -46,6 +46,14 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "Tokens decoded after the first one over decoding seconds, summed over all answers.",
     ),
     (
+        "Quality",
+        "Answers by verdict, after timing. GSM8K: the last number, as a decimal. Programs: "
+        "passed if every test held; failed is a wrong result, error an answer that broke or held "
+        "nothing to judge, timeout one that did not end in time; not run is no verdict. First "
+        "repeat only. Lost and won are the prompts on which only ar_loop or only the method "
+        "passed; p is McNemar's exact two-sided test of the two.",
+    ),
+    (
         "95 % interval",
         "Percentile bootstrap with 2,000 draws of whole conversations within each task, paired "
         "with the baseline for speedups. It holds the spread over prompts, not over machines, "

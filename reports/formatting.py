@@ -45,6 +45,16 @@ def share(value: float | None) -> str:
     return BLANK if value is None else f"{100 * value:.1f}"
 
 
+def percents(ends: tuple[float, float] | None) -> str:
+    """Both ends of an interval of a share, in percent."""
+    return "" if ends is None else "–".join(f"{100 * end:.1f}" for end in ends)
+
+
+def points(value: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * value:+.1f}".replace("-", "−") if value else "0.0"
+
+
 def rate(value: float | None) -> str:
     """Tokens a second."""
     if value is None:

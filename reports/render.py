@@ -17,6 +17,7 @@ from reports import formatting as form
 from reports.definitions import DEFINITIONS
 from reports.grid import Table
 from reports.leaderboard import Comparison, lead, main_table, notes
+from reports.quality import quality_table
 from reports.run import comparable_groups, load_run
 from reports.stage_table import stage_table
 
@@ -88,6 +89,7 @@ def _section(group: Comparison) -> Section:
     target = group.first.config["target"]
     hardware = group.first.environment["hardware"]
     tables = (
+        quality_table(group),
         details.difference_table(group),
         *details.position_tables(group),
         evidence.checkpoint_table(group),

@@ -11,6 +11,7 @@ from typing import Any
 from harness.audit_records import Audit, read_audits
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record, RecordKey, key_of, read_records
+from harness.score_records import Scored, read_scores, read_scoring
 from harness.stages import Stages, read_stages
 
 _CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
@@ -32,6 +33,8 @@ class Run:
     """How long a round's parts took; None where that was not measured."""
     audits: Mapping[RecordKey, Audit]
     """Of the generations that were audited."""
+    scored: Scored
+    """Of the generations that were scored."""
 
     @property
     def run_id(self) -> str:
@@ -121,6 +124,7 @@ def load_run(path: Path) -> Run:
         torn=torn,
         stages=read_stages(path / "stages.json"),
         audits=_read_audits(path / "audit.jsonl", generations),
+        scored=_read_scores(path, generations),
     )
 
 
@@ -180,6 +184,14 @@ def _read_audits(path: Path, generations: Sequence[Generation]) -> Mapping[Recor
         return read_audits(path, generations)
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
+
+
+def _read_scores(path: Path, generations: Sequence[Generation]) -> Scored:
+    try:
+        scoring = read_scoring(path / "scoring.json")
+        return Scored(scoring, read_scores(path / "scores.jsonl", scoring, generations))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{error}; remove the file and call harness score on the run.") from error
 
 
 def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:

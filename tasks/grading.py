@@ -52,7 +52,7 @@ class Trial(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grader:
-    """How answers of one task are judged."""
+    """How answers of one task, of one turn each, are judged."""
 
     rule: str
     """Name and version; answers are scored anew when it changes."""
@@ -70,7 +70,7 @@ class Grader:
             run: called for tasks that run code only.
 
         Raises:
-            OSError: no program can be started.
+            UserError: no program can be run.
         """
         found = self.judge(prompt, text)
         if isinstance(found, Outcome):

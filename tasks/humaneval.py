@@ -41,14 +41,14 @@ def judge(prompt: Prompt, text: str) -> Outcome | list[ModuleTrial]:
     code = extract_code(text, definition)
     if code is None:
         return Outcome("error", "no code")
+    above = ""
     if re.search(definition, code, re.MULTILINE):
         start = re.search(definition, reference["prompt"], re.MULTILINE)
         above = reference["prompt"][: start.start()] if start else ""
-        sources = (("prompt", above), ("answer", code))
     else:
-        sources = (("answer", reference["prompt"] + _as_body(code)),)
+        code = reference["prompt"] + _as_body(code)
     test = f"{reference['test']}\ncheck({name})\n"
-    return [ModuleTrial((*sources, ("tests", test)))]
+    return [ModuleTrial((("prompt", above), ("answer", code), ("tests", test)))]
 
 
 def _as_body(code: str) -> str:

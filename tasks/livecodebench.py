@@ -37,7 +37,7 @@ _MODULES = (
     "operator io sys json"
 )
 IMPORTS = "".join(f"from {name} import *\n" for name in _STARS.split()) + "".join(
-    f"import {name}\n" for name in _MODULES.split()
+    [*(f"import {name}\n" for name in _MODULES.split()), "sys.setrecursionlimit(50_000)\n"]
 )
 """What upstream's graders import for every answer, in their order: later names win."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from tasks.grading import Outcome, Run
+from tasks.grading import Outcome, Run, Verdict
 
 if TYPE_CHECKING:
     from tasks.sandbox import Finished
@@ -25,9 +25,8 @@ _PYTHON = ("", "py", "py3", "python", "python3")
 _PRELUDE = """\
 import builtins, sys
 builtins.exit = builtins.quit = sys.exit
-sys.setrecursionlimit(50_000)
 """
-"""What a contestant's Python has and an isolated one lacks; the depth is LiveCodeBench's."""
+"""What an interactive Python has and an isolated one lacks."""
 
 _MODULE = """\
 import types
@@ -172,5 +171,5 @@ def _broken(finished: Finished) -> Outcome | None:
     if finished.exit_status == 0:
         return None
     last = finished.stderr.rstrip().rpartition("\n")[2]
-    verdict = "failed" if last.startswith("AssertionError") else "error"
+    verdict: Verdict = "failed" if last.startswith("AssertionError") else "error"
     return Outcome.because(verdict, last or f"exit status {finished.exit_status}")

@@ -13,7 +13,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -23,8 +23,9 @@ LAUNCHER = Path(__file__).with_name("sandbox_child.py")
 STEPS = ("namespaces", "root", "landlock")
 """Fences the launcher knows, in the order they are put up."""
 
-_GRACE_S = 5.0
-"""What starting, killing and reading may take beyond the program's own time."""
+_GRACE_S = 30.0
+"""What starting, killing and reading may take on a busy machine, beyond the program's own time."""
+_END_S = 5.0
 _DRAIN_S = 1.0
 _CHUNK = 1 << 16
 
@@ -65,7 +66,7 @@ def interpreter() -> tuple[str, tuple[str, ...]]:
     """This Python outside its virtual environment, and the paths it needs to run."""
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
     paths = sysconfig.get_paths()
-    readable = [
+    readable = {
         python,
         paths["stdlib"],
         paths["platstdlib"],
@@ -73,8 +74,8 @@ def interpreter() -> tuple[str, tuple[str, ...]]:
         *("/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib32", "/usr/lib64", "/nix/store"),
         *("/etc/ld.so.cache", "/usr/share/zoneinfo"),
         *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"),
-    ]
-    return python, tuple(dict.fromkeys(readable))
+    }
+    return python, tuple(sorted(readable))  # what contains others comes before them
 
 
 def launch(
@@ -145,7 +146,7 @@ class _Launcher:
     def __exit__(self, *error: object) -> None:
         self._let_go()
         try:
-            self._process.wait(_GRACE_S)
+            self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -166,45 +167,47 @@ class _Launcher:
         """Feed the program and take what it writes, until all pipes are closed."""
         process, deadline = self._process, time.monotonic() + limits.wall_s + _GRACE_S
         assert process.stdin and process.stdout and process.stderr
-        feeds = {self._control: self._request, process.stdin.fileno(): stdin}
+        into = process.stdin.fileno()
+        feeds = {self._control: self._request, into: stdin}
         taken = {
             fd: bytearray()
             for fd in (process.stdout.fileno(), process.stderr.fileno(), self._report)
         }
-        cut = False
+        open_fds, cut = set(taken), False
         with selectors.DefaultSelector() as selector:
             for fd in feeds:
                 os.set_blocking(fd, False)
                 selector.register(fd, selectors.EVENT_WRITE)
             for fd in taken:
                 selector.register(fd, selectors.EVENT_READ)
-            while any(fd in selector.get_map() for fd in taken):
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    break
+            while open_fds and (left_s := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(left_s):
                     fd = key.fd
                     if fd in feeds:
                         feeds[fd] = _feed(fd, feeds[fd])
-                        if not feeds[fd]:
-                            selector.unregister(fd)
-                            if fd != self._control:
-                                process.stdin.close()
-                        continue
-                    chunk = os.read(fd, _CHUNK)
-                    if not chunk:
+                        done = not feeds[fd]
+                    else:
+                        chunk = os.read(fd, _CHUNK)
+                        done = not chunk
+                        cut |= _take(chunk, taken[fd], limits.output_bytes)
+                    if done:
                         selector.unregister(fd)
-                        if fd == self._report:
-                            deadline = min(deadline, time.monotonic() + _DRAIN_S)
-                        continue
-                    room = limits.output_bytes - len(taken[fd])
-                    taken[fd] += chunk[:room]
-                    if len(chunk) > room and not cut:
-                        cut = True
-                        self._let_go()
-            drained = not any(fd in selector.get_map() for fd in taken)
-        out, err, report = taken.values()
-        return Ended(_report(bytes(report)), bytes(out), bytes(err), cut, drained)
+                        open_fds.discard(fd)
+                    if done and fd == into:
+                        process.stdin.close()
+                    if done and fd == self._report:
+                        deadline = min(deadline, time.monotonic() + _DRAIN_S)
+                if cut:
+                    self._let_go()
+        out, err, report = map(bytes, taken.values())
+        return Ended(_report(report), out, err, cut, drained=not open_fds)
+
+
+def _take(chunk: bytes, taken: bytearray, most: int) -> bool:
+    """Keep what there is room for; return whether some was left out."""
+    room = most - len(taken)
+    taken += chunk[:room]
+    return len(chunk) > room
 
 
 def _feed(fd: int, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UserError
 from tasks.sandbox_launch import STEPS, Ended, Limits, launch
@@ -42,11 +42,13 @@ _BREAKOUT = """
 import errno, json, mmap, os, signal, socket, time
 asked = json.loads(input())
 
-def fails(action, *meanwhile):
+def fails(action, *still):
     try:
         action()
     except (OSError, ValueError, MemoryError) as error:
-        return not isinstance(error, meanwhile)
+        return not isinstance(error, still)
+    except AttributeError:  # no such call to try it with
+        pass
     return False
 
 def descriptors():
@@ -56,10 +58,12 @@ def descriptors():
 
 def leave():
     if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            time.sleep(asked["left_s"])
-        os._exit(0)
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                time.sleep(asked["left_s"])
+        finally:
+            os._exit(0)
     os.wait()
 
 def grow(path, size):
@@ -109,8 +113,7 @@ held = {
     "file_size": fails(lambda: grow("big", asked["file_bytes"] + 1)),
     "disk": fails(fill),
 }
-print("begun", flush=True)
-leave()
+fails(leave)
 held["processes"] = multiply()
 print(json.dumps(held), flush=True)
 """
@@ -120,6 +123,8 @@ print(json.dumps(held), flush=True)
 class Containment:
     """What holds, and by which means."""
 
+    user: Literal["spare", "own"]
+    """Whose rights a program has: those of an id nobody uses (where we are root), or ours."""
     steps: tuple[str, ...]
     """Fences that could be put up."""
     absent: dict[str, str]
@@ -154,6 +159,7 @@ def probe(limits: Limits) -> Containment:
             held["writes"] = False
     absent = tried.report["absent"]
     return Containment(
+        user="spare" if os.geteuid() == 0 else "own",
         steps=tuple(step for step in STEPS if step not in absent),
         absent=absent,
         held={name: held[name] for name in HOLDS},
@@ -167,8 +173,13 @@ def _tolerant(program: str, stdin: str, limits: Limits) -> Ended:
         raise UserError(f"no process could be started for generated code ({error})") from None
     if "error" in ended.report:
         why = ended.report["error"]
-        hint = " as another user than root; run as a user of your own" if os.geteuid() == 0 else ""
-        raise UserError(f"generated code cannot be run here{hint} ({why})")
+        hint = (
+            "; root runs it under a spare user id, which must be able to read this Python: "
+            "install Python outside root's home, or run as an ordinary user"
+        )
+        raise UserError(
+            f"generated code cannot be run here ({why}){hint if os.geteuid() == 0 else ''}"
+        )
     return ended
 
 

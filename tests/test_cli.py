@@ -48,6 +48,7 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
         "num_generations",
         "num_failures",
         "num_mismatches",
+        "num_scored",
     ]
     assert (summary["num_generations"], summary["num_failures"]) == (15, 0)
     assert Path(summary["run_dir"]) == tmp_path / "runs" / summary["run_id"]

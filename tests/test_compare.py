@@ -29,6 +29,7 @@ from run_directories import (
 from harness.cli import main
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record
+from harness.score_records import Scored
 from reports.compare import Change, RunComparison, compare, slower_methods
 from reports.compare_page import page, summary
 from reports.run import Run
@@ -77,6 +78,7 @@ def run_of(
         torn=False,
         stages=None,
         audits={},
+        scored=Scored(None, {}),
     )
 
 

@@ -45,6 +45,8 @@ WELL = Probes(
     data_dir="/data",
     data_dir_exists=True,
     task_files={"gsm8k": 1, "mbpp": 2},
+    sandbox={"memory": True, "file_size": True},
+    sandbox_error="",
     load_share=0.02,
 )
 
@@ -96,6 +98,13 @@ def test_a_good_machine_has_no_problem() -> None:
         ({"data_dir": None}, "data", "-- HARNESS_DATA_DIR is not set: prompts come from the hub"),
         ({"data_dir_exists": False}, "data", "!! HARNESS_DATA_DIR is /data, which is no directory"),
         ({"task_files": {"gsm8k": 0}}, "data", "!! no files of gsm8k in /data; add them, or"),
+        ({}, "generated code", "ok held back in memory, file size"),
+        (
+            {"sandbox": {"memory": True, "file_size": False}},
+            "generated code",
+            "-- not held back here: file size; score it in",
+        ),
+        ({"sandbox": {}, "sandbox_error": "no uid"}, "generated code", "-- no uid"),
         ({"load_share": 0.5}, "load", "!! other processes use 50 % of the cores; timings would"),
         ({"load_share": 0.1}, "load", "ok other processes use 10 % of the cores"),
     ],
@@ -147,6 +156,7 @@ def test_doctor_looks_at_this_machine_without_the_network(
     assert probes["task_files"]["gsm8k"] == 1 and probes["task_files"]["mbpp"] == 0
     assert set(probes["packages"]) == {"torch", "transformers"}
     assert set(probes["drafters"]["smollm2"]) >= {"combined", "uniform"}
+    assert bool(probes["sandbox"]) != bool(probes["sandbox_error"])
     assert probes["cache_writable"] and 0 <= probes["load_share"] <= 1
     assert not (tmp_path / "deep").exists()
 

@@ -1,0 +1,150 @@
+"""Raw facts of scoring: one line of ``scores.jsonl`` an answer, and ``scoring.json`` for them all.
+
+Shares and tests are derived in `harness.quality` alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from tasks.grading import Verdict
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score(Key):
+    """What became of one answer; one that was not run has none."""
+
+    verdict: Verdict
+    detail: str
+    """Why, in one short line."""
+    text_sha256: str
+    """Of the text that was scored."""
+    rule: str
+    """Name and version of the task's rule."""
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict) or self.verdict == "not run":
+            raise ValueError(f"{self.verdict!r} is no verdict of an answer that was scored")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRule:
+    """How answers of one task are scored."""
+
+    rule: str
+    runs_code: bool
+    tests_sha256: str
+    """Of the references of the run's prompts, in their order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What all scores of a run have in common."""
+
+    tasks: Mapping[str, TaskRule]
+    """The tasks of the run whose answers can be scored."""
+    code: Mapping[str, Any] | None
+    """Python, limits and containment that programs ran under; None where none did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The scores of a run."""
+
+    scoring: Scoring | None
+    """None where nothing was ever scored."""
+    scores: Mapping[RecordKey, Score]
+
+    def num_not_run(self, generations: Sequence[Generation]) -> int:
+        """Answers that have no score and could have one."""
+        tasks = self.scoring.tasks if self.scoring else {}
+        return sum(i.task in tasks and key_of(i) not in self.scores for i in generations)
+
+
+def text_sha256(text: str) -> str:
+    """Digest of an answer."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def to_json(score: Score) -> str:
+    """One JSON line, without the newline."""
+    return json.dumps(
+        {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(score)}, ensure_ascii=False
+    )
+
+
+def from_json(line: str) -> Score:
+    """The score in one JSON line.
+
+    Raises:
+        ValueError: not JSON, another schema version, missing or unknown keys, or no verdict.
+    """
+    try:
+        return Score(**_body(line))
+    except TypeError as error:
+        raise ValueError(f"not a score: {error}") from error
+
+
+def read_scoring(path: Path) -> Scoring | None:
+    """What ``scoring.json`` says; None where there is none.
+
+    Raises:
+        ValueError: it says nothing that can be read.
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        body = _body(path.read_text(encoding="utf-8"))
+        tasks = {name: TaskRule(**item) for name, item in body["tasks"].items()}
+        return Scoring(tasks=tasks, code=body["code"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a description of scores: {error}") from error
+
+
+def scoring_json(scoring: Scoring) -> dict[str, Any]:
+    """The body of ``scoring.json``."""
+    return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(scoring)}
+
+
+def read_scores(
+    path: Path, scoring: Scoring | None, generations: Sequence[Generation]
+) -> dict[RecordKey, Score]:
+    """Scores of ``generations`` by the rules of ``scoring``, the last of each.
+
+    A torn last line is left out, and so is what was said of another text or by another rule.
+
+    Raises:
+        ValueError: a malformed line; the message names file and line.
+        OSError: the file cannot be read.
+    """
+    if scoring is None or not path.exists():
+        return {}
+    answers = {key_of(item): item for item in generations}
+    found: dict[RecordKey, Score] = {}
+    for score in read_lines(path, from_json):
+        generation, task = answers.get(key_of(score)), scoring.tasks.get(score.task)
+        if generation is None or task is None or score.rule != task.rule:
+            continue
+        if score.text_sha256 == text_sha256(generation.text):
+            found[key_of(score)] = score
+    return found
+
+
+def _body(text: str) -> dict[str, Any]:
+    body: Any = json.loads(text)
+    if not isinstance(body, dict):
+        raise ValueError("not a JSON object")
+    version = body.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"schema_version {version!r} cannot be read")
+    return body

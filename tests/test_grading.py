@@ -1,0 +1,384 @@
+"""Verdicts: hand-made answers to every scored task, the samples, and any text at all."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import plain_sandbox
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plain_sandbox import Finished, run
+
+from tasks import gsm8k, humaneval, livecodebench, mbpp, mt_bench
+from tasks.base import Prompt
+from tasks.grading import Grader, Outcome, grader_of
+from tasks.programs import InputTrial, ModuleTrial, extract_code, output_difference
+
+SCORED = (gsm8k, humaneval, mbpp, livecodebench)
+MARKUP = st.sampled_from(
+    [
+        "```",
+        "```python\n",
+        "~~~",
+        "\n",
+        "\\boxed{",
+        "}",
+        "####",
+        "$",
+        "1,0",
+        "-",
+        "/0",
+        "def f(",
+        " ",
+    ]
+)
+TEXTS = st.text() | st.lists(MARKUP | st.text(max_size=5)).map("".join)
+
+
+def grader(module: Any) -> Grader:
+    found = grader_of(module.TASK)
+    assert found is not None
+    return found
+
+
+@functools.cache
+def samples(module: Any) -> dict[str, Prompt]:
+    return {prompt.prompt_id: prompt for prompt in module.TASK.load(None, None).prompts}
+
+
+@functools.cache
+def solutions() -> dict[str, str]:
+    path = Path(livecodebench.__file__).parent / "samples" / "livecodebench.jsonl"
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {row["question_id"]: row["solution"] for row in rows}
+
+
+def fenced(code: str) -> str:
+    return f"Here it is:\n\n```python\n{code}\n```\n\nIt takes linear time."
+
+
+def right_answer(module: Any, prompt: Prompt) -> str:
+    reference = prompt.reference
+    if module is gsm8k:
+        return str(reference["solution"])
+    if module is humaneval:
+        return fenced(reference["prompt"] + reference["canonical_solution"])
+    return fenced(reference["code"] if module is mbpp else solutions()[prompt.prompt_id])
+
+
+def wrong_answer(module: Any, prompt: Prompt) -> str:
+    reference = prompt.reference
+    if module is gsm8k:
+        return f"#### {reference['answer']}1"
+    if module is humaneval:
+        return fenced(reference["prompt"] + "    return -98765")
+    if module is mbpp:
+        name = reference["code"].partition("def ")[2].partition("(")[0]
+        return fenced(f"def {name}(*arguments):\n    return -98765")
+    if "function_name" in reference:
+        return fenced(f"{reference['starter_code'].rstrip()}\n        return -98765")
+    return fenced("print('wrong')")
+
+
+@pytest.mark.parametrize(
+    ("module", "prompt_id"), [(module, key) for module in SCORED for key in samples(module)]
+)
+def test_every_sample_tells_right_from_wrong(module: Any, prompt_id: str) -> None:
+    prompt, rule = samples(module)[prompt_id], grader(module)
+    assert rule.grade(prompt, right_answer(module, prompt), run) == Outcome("passed")
+    assert rule.grade(prompt, wrong_answer(module, prompt), run).verdict == "failed"
+
+
+def test_open_questions_have_no_rule() -> None:
+    assert grader_of(mt_bench.TASK) is None
+
+
+@given(TEXTS)
+def test_no_text_is_too_odd_to_judge(text: str) -> None:
+    for module in SCORED:
+        prompt = next(iter(samples(module).values()))
+        found = grader(module).judge(prompt, text)
+        if isinstance(found, Outcome):
+            assert found.verdict in ("passed", "failed", "error")
+            assert found.detail.isprintable() and len(found.detail) <= 160
+        else:
+            assert text.strip() and len(found) >= 1
+    code = extract_code(text)
+    assert code is None or code.strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so \\boxed{18}.", "18"),
+        ("\\boxed{17}, no: \\boxed{18}", "18"),
+        ("\\boxed{18} and 3 more things", "18"),
+        ("put it within \\boxed{}: 18", "18"),
+        ("\\boxed{\\$1,050.0}", "1050"),
+        ("\\boxed{1{,}050}", "1050"),
+        ("\\boxed{12 \\text{ eggs in 3 days}}", "12"),
+        ("\\boxed{\\text{12 eggs}}", "12"),
+        ("\\boxed{x = 5 + 7 = 12}", "12"),
+        ("\\boxed{\\frac{3}{4}}", "0.75"),
+        ("\\boxed{\\textbf{18}}", "18"),
+        ("\\boxed{18", "18"),
+        ("half is 9\n#### 18 dollars, not 20", "18"),
+        ("#### 7\n#### 18\nand that for 2 days", "18"),
+        ("####\nthe 18th", "18"),
+        ("It costs $1,050.00.", "1050"),
+        ("**-$12**", "-12"),
+        ("\u22125 degrees", "-5"),
+        ("10-5", "5"),
+        ("10 - 4 = 6", "6"),
+        ("3/4?", "0.75"),
+        ("1/0", None),
+        ("2, 3, 4", "4"),
+        ("1,2,3", "3"),
+        (".5 of it", "0.5"),
+        ("20% of them", "20"),
+        ("9" * 5000, "9" * 5000),
+        ("twelve", None),
+        ("", None),
+    ],
+)
+def test_the_number_an_answer_ends_in(text: str, number: str | None) -> None:
+    assert gsm8k.final_number(text) == (None if number is None else Decimal(number))
+
+
+def test_an_answer_without_a_number_is_an_error() -> None:
+    prompt = next(iter(samples(gsm8k).values()))
+    assert gsm8k.judge(prompt, "I do not know.") == Outcome("error", "no number")
+    wrong = gsm8k.judge(prompt, "\\boxed{1.50}")
+    assert wrong == Outcome("failed", f"1.50 instead of {prompt.reference['answer']}")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "code"),
+    [
+        ("```python\na\n```\n```py\nb\n```", "", "b\n"),
+        ("```python\ndef f(): 1\n```\nuse it:\n```python\nf()\n```", "^def f", "def f(): 1\n"),
+        ("```\na\n```\n```bash\npip install b\n```", "", "a\n"),
+        ("```text\nno code\n```", "", "```text\nno code\n```"),
+        ("```Python3\na", "", "a\n"),
+        ("~~~python\ns = '''\n```\n'''\n~~~", "", "s = '''\n```\n'''\n"),
+        ("- ```python\n  a\n  ```", "", "  a\n"),
+        ("x = 1", "", "x = 1"),
+        ("```python\n\n```", "", "```python\n\n```"),
+        ("  \n ", "", None),
+    ],
+)
+def test_which_text_is_the_code(text: str, wanted: str, code: str | None) -> None:
+    assert extract_code(text, wanted) == code
+
+
+def outcome(source: str, tests: str = "") -> Outcome:
+    return ModuleTrial((("answer", source), ("tests", tests))).attempt(run)
+
+
+@pytest.mark.parametrize(
+    ("source", "verdict", "detail"),
+    [
+        ("x = 1; print('hello', end='')", "passed", ""),
+        ("x = 2", "failed", "AssertionError"),
+        ("import os; os._exit(0)", "failed", "ended before its tests did"),
+        ("import sys; sys.exit(0)", "failed", "ended before its tests did"),
+        ("exit()", "failed", "ended before its tests did"),
+        ("import sys; sys.exit(3)", "error", "exit status 3"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "error", "killed by signal 9"),
+        ("x = = 1", "error", "SyntaxError: invalid syntax"),
+        ("y = 1", "error", "NameError: name 'x' is not defined"),
+        ("raise ValueError('two\\nlines ' + 'x' * 500)", "error", f"lines {'x' * 153}…"),
+        ("import atexit; x = 1; atexit.register(print, 'bye')", "failed", "ended before"),
+        ("import sys; x = 1; sys.stdout = open('/dev/null', 'w')", "passed", ""),
+        ("from __future__ import annotations\nimport dataclasses\nx = 1", "passed", ""),
+        (
+            "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+            "@dataclass\nclass A:\n    b: int\nx = A(1).b",
+            "passed",
+            "",
+        ),
+        ("x = 1\nif __name__ == '__main__':\n    x = int(input())", "passed", ""),
+    ],
+)
+def test_how_a_module_ends(source: str, verdict: str, detail: str) -> None:
+    found = outcome(source, "assert x == 1")
+    assert found.verdict == verdict
+    assert found.detail.startswith(detail) and bool(found.detail) == bool(detail)
+
+
+def test_each_program_ends_in_a_line_of_its_own() -> None:
+    seen: list[str] = []
+
+    def watch(program: str, stdin: str) -> Finished:
+        seen.append(program)
+        return run(program, stdin)
+
+    trial = ModuleTrial((("answer", "x = 1"),))
+    assert [trial.attempt(watch).verdict for _ in range(2)] == ["passed", "passed"]
+    assert seen[0] != seen[1]
+    replay = run(seen[0])
+    assert trial.attempt(lambda program, stdin: replay).verdict == "failed"
+
+
+@pytest.mark.parametrize(
+    ("finished", "expected"),
+    [
+        (Finished(exit_status=None, timed_out=True), Outcome("timeout", "time limit")),
+        (Finished(exit_status=None, signal=signal.SIGXCPU), Outcome("timeout", "time limit")),
+        (Finished(exit_status=None, signal=9), Outcome("error", "killed by signal 9")),
+        (
+            Finished(exit_status=None, signal=9, output_cut=True),
+            Outcome("error", "printed more than is kept"),
+        ),
+        (Finished(exit_status=1, stderr="MemoryError\n"), Outcome("error", "MemoryError")),
+    ],
+)
+def test_how_the_machine_ends_a_program(finished: Finished, expected: Outcome) -> None:
+    for trial in (ModuleTrial(()), InputTrial("", "", "1", "test 1")):
+        assert trial.attempt(lambda program, stdin: finished) == expected
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "same"),
+    [
+        ("1 2\n3\n", "1 2\n3", True),
+        ("  1 2  \n3\n\n", "1 2\n3", True),
+        ("1.0 2\n3", "1 2\n3", True),
+        ("1\n2", "1 2", False),
+        ("1  2", "1 2", True),
+        ("a  b", "a b", False),
+        ("0.30000000000000004", "0.3", False),
+        ("Yes", "YES", False),
+        ("1\n\n2", "1\n2", False),
+        ("", "1", False),
+        ("nan", "NaN", False),
+    ],
+)
+def test_outputs_are_compared_line_by_line(output: str, expected: str, same: bool) -> None:
+    assert (output_difference(output, expected) is None) is same
+
+
+HUMANEVAL = Prompt(
+    task="humaneval",
+    prompt_id="0",
+    turns=("",),
+    reference={
+        "prompt": "import math\n\ndef half(x):\n    return x / 2\n\n\n"
+        'def quarter(x: float) -> float:\n    """A quarter."""\n',
+        "entry_point": "quarter",
+        "test": "def check(candidate):\n    assert candidate(8) == 2\n    assert half(2) == 1\n",
+        "canonical_solution": "",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (fenced("def quarter(x):\n    return half(half(x))"), "passed"),
+        (fenced("from math import floor\ndef quarter(x): return floor(x / 4)"), "passed"),
+        (fenced("return x / 4"), "passed"),
+        ("    return x / 4\n", "passed"),
+        ("\n    y = math.floor(x)\n    return y / 4\n", "passed"),
+        ("def quarter(x):\n    return x / 4\n", "passed"),
+        (fenced("def quarter(x):\n    return x / 4") + fenced("print(quarter(1))"), "passed"),
+        ("```python\ndef quarter(x):\n    return x / 4", "passed"),
+        ("```python\ndef quarter(x):\n    return (x /", "error"),
+        (fenced("def quarter(x):\n    return x / 3"), "failed"),
+        (fenced("def fourth(x):\n    return x / 4"), "failed"),
+        ("I would divide by four.", "error"),
+        (" \n", "error"),
+    ],
+)
+def test_humaneval_answers(text: str, verdict: str) -> None:
+    assert grader(humaneval).grade(HUMANEVAL, text, run).verdict == verdict
+
+
+MBPP = Prompt(
+    task="mbpp",
+    prompt_id="0",
+    turns=("",),
+    reference={
+        "tests": ("assert math.isclose(third(9), 3)", "assert third(0) == 0"),
+        "test_imports": ("import math",),
+        "code": "",
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        (fenced("def third(x):\n    return x / 3"), "passed"),
+        ("def third(x):\n    return x / 3", "passed"),
+        (fenced("def third(x):\n    return x / 3") + fenced("third(9)"), "passed"),
+        (fenced("def third(x):\n    return x / 4"), "failed"),
+        (fenced("def one_third(x):\n    return x / 3"), "error"),
+        ("", "error"),
+    ],
+)
+def test_mbpp_answers(text: str, verdict: str) -> None:
+    assert grader(mbpp).grade(MBPP, text, run).verdict == verdict
+
+
+def contest(kind: str, *tests: tuple[str, str]) -> Prompt:
+    public = [{"input": given, "output": out, "testtype": kind} for given, out in tests]
+    name = {"function_name": "twice"} if kind == "functional" else {}
+    return Prompt(
+        task="livecodebench",
+        prompt_id="0",
+        turns=("",),
+        reference={"public_tests": public, "starter_code": "", **name},
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        ("n = int(input())\nprint(2 * n)", "passed"),
+        ("for line in stdin:\n    print(2 * float(line))", "passed"),
+        (
+            "def main():\n    print(2 * int(input()))\nif __name__ == '__main__':\n    main()",
+            "passed",
+        ),
+        ("print(2 * int(input()))\nexit()", "passed"),
+        ("print(2)", "failed"),
+        ("", "error"),
+        ("print(1 / 0)", "error"),
+        ("import os; os._exit(0)", "failed"),
+    ],
+)
+def test_livecodebench_programs_read_and_print(code: str, verdict: str) -> None:
+    prompt = contest("stdin", ("1\n", "2\n"), ("21", "42"))
+    assert grader(livecodebench).grade(prompt, fenced(code), run).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("code", "verdict"),
+    [
+        (
+            "class Solution:\n    def twice(self, a: List[int], n): return [n * i for i in a]",
+            "passed",
+        ),
+        ("class Solution:\n    def twice(self, a, n): return tuple(n * i for i in a)", "passed"),
+        ("def twice(a, n): return [n * i for i in a]", "passed"),
+        ("class Solution:\n    def twice(self, a, n): return a", "failed"),
+        ("class Solution:\n    def thrice(self, a, n): return a", "error"),
+        ("class Solution:\n    def twice(self, a): return a", "error"),
+    ],
+)
+def test_livecodebench_functions_are_called(code: str, verdict: str) -> None:
+    prompt = contest("functional", ("[1, 2]\n2", "[2, 4]"), ("[]\n0", "[]"))
+    assert grader(livecodebench).grade(prompt, fenced(code), run).verdict == verdict
+
+
+def test_a_prompt_without_tests_is_not_run() -> None:
+    rule = grader(livecodebench)
+    assert rule.grade(contest("stdin"), fenced("x = 1"), run).verdict == "not run"
+    assert plain_sandbox.programs == []

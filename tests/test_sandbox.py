@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.errors import UserError
+from tasks import sandbox_launch, sandbox_probe
+from tasks.sandbox import Finished, Limits, Sandbox
+
+LIMITS = Limits(wall_s=8.0, cpu_s=5, num_processes=8, memory_bytes=256 << 20, file_bytes=4 << 20)
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(LIMITS)
+
+
+def within(sandbox: Sandbox, **changes: float) -> Sandbox:
+    """The same fences with other limits; not probed again."""
+    other = Sandbox.__new__(Sandbox)
+    other.limits = replace(sandbox.limits, **changes)  # type: ignore[arg-type]
+    other.containment = sandbox.containment
+    return other
+
+
+def offspring() -> set[int]:
+    """Children of this process, and what a sandbox lost: its processes without their launcher."""
+    found = {process.pid for process in psutil.Process().children(recursive=True)}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if is_sandboxed(process) and not any(map(is_launcher, process.parents())):
+                found.add(process.pid)
+    return found
+
+
+def is_sandboxed(process: psutil.Process) -> bool:
+    return process.uids().real >= 1_900_000_000 or "program.py" in " ".join(process.cmdline())
+
+
+def is_launcher(process: psutil.Process) -> bool:
+    return str(sandbox_launch.LAUNCHER.name) in " ".join(process.cmdline())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After each test: no process, no directory, and limits of this process as before."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)  # the spare user must reach it
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    limits = [resource.getrlimit(kind) for kind in range(10)]
+    before = offspring()
+    yield
+    assert offspring() <= before
+    place.rmdir()  # empty, or this fails
+    assert [resource.getrlimit(kind) for kind in range(10)] == limits
+
+
+def holds(sandbox: Sandbox, name: str) -> bool:
+    """Whether the containment claims it; where it does not, it says so."""
+    held = sandbox.containment.held[name]
+    assert held != (name in sandbox.containment.lacking)
+    return held
+
+
+# The fork bomb comes first: nothing else runs before its bound was seen to hold.
+def test_a_fork_bomb_is_bounded(sandbox: Sandbox) -> None:
+    if not holds(sandbox, "processes"):
+        return  # never run one without a bound
+    counted = sandbox.run(
+        "import os, time\nstarted = 0\ntry:\n    while started < 30:\n"
+        "        if os.fork() == 0: time.sleep(30); os._exit(0)\n        started += 1\n"
+        "except OSError as error: print(started, error.strerror)"
+    )
+    assert counted.stdout == "7 Resource temporarily unavailable\n" and counted.exit_status == 0
+    bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+    finished = within(sandbox, wall_s=0.5).run(bomb)
+    assert finished.timed_out and finished.exit_status is None
+
+
+def test_a_program_gives_status_and_output(sandbox: Sandbox) -> None:
+    program = "import sys\nprint(input())\nprint('é', file=sys.stderr)\nexit(3)"
+    assert sandbox.run(program, "line\n") == Finished(
+        exit_status=3, signal=None, timed_out=False, stdout="line\n", stderr="é\n", output_cut=False
+    )
+
+
+def test_it_is_a_main_program_with_the_standard_library_only(sandbox: Sandbox) -> None:
+    program = (
+        "from __future__ import annotations\nimport sys, json, ctypes, dataclasses\n"
+        "import importlib.util\n"
+        "@dataclasses.dataclass\nclass A: x: int\n"
+        "print(__name__, A(1), importlib.util.find_spec('numpy'), 'site' in globals(), "
+        "hash('a'), __file__ == sys.argv[0], input.__module__)\nassert False"
+    )
+    first, second = sandbox.run(program), sandbox.run(program)
+    assert first == second and first.exit_status == 1
+    assert first.stdout.startswith("__main__ A(x=1) None False ")
+    assert 'program.py", line 7, in <module>\n    assert False' in first.stderr
+
+
+def test_endless_work_ends_at_either_limit(sandbox: Sandbox) -> None:
+    begin_s = time.monotonic()
+    slept = within(sandbox, wall_s=0.5).run("import time; time.sleep(60)")
+    assert slept.timed_out and slept.exit_status is None and slept.signal is None
+    assert 0.5 <= time.monotonic() - begin_s < 5
+    spun = within(sandbox, cpu_s=1).run("while True: pass")
+    assert spun.timed_out and spun.exit_status is None
+    assert spun.signal == (signal.SIGXCPU if holds(sandbox, "cpu_time") else None)
+
+
+def test_a_memory_bomb_meets_its_limit(sandbox: Sandbox) -> None:
+    if not holds(sandbox, "memory"):
+        return
+    finished = sandbox.run("many = []\nwhile True: many.append(bytearray(1 << 24))")
+    assert finished.exit_status == 1 and "MemoryError" in finished.stderr
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_an_output_flood_is_cut_and_ended(sandbox: Sandbox, stream: str) -> None:
+    begin_s = time.monotonic()
+    flood = f"import sys\nwhile True: sys.{stream}.write('x' * 4096)"
+    finished = within(sandbox, output_bytes=10_000).run(flood)
+    assert getattr(finished, stream) == "x" * 10_000 and finished.output_cut
+    assert finished.signal == signal.SIGKILL and not finished.timed_out
+    assert time.monotonic() - begin_s < 6
+
+
+def test_files_outside_are_neither_read_nor_written(sandbox: Sandbox) -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as open_to_all:
+        os.chmod(open_to_all, 0o777)
+        theirs = Path(open_to_all) / "theirs"
+        theirs.write_text("secret")
+        theirs.chmod(0o666)
+        places = [theirs, Path.home() / ".sandbox_test", Path(__file__).parent / "sandbox_test"]
+        program = (
+            "import json\nfor path in json.loads(input()):\n"
+            "    try: print(open(path).read())\n    except OSError: pass\n"
+            "    try: open(path, 'w').write('broken')\n    except OSError: pass"
+        )
+        if holds(sandbox, "writes"):
+            finished = sandbox.run(program, json.dumps([str(place) for place in places]))
+            assert finished.exit_status == 0
+            assert theirs.read_text() == "secret"
+            assert not places[1].exists() and not places[2].exists()
+            assert ("secret" in finished.stdout) != holds(sandbox, "reads")
+        own = "import tempfile\nopen(tempfile.mkstemp()[1], 'w').write('a')\nprint('mine')"
+        assert sandbox.run(own).stdout == "mine\n"
+
+
+def test_files_have_a_size(sandbox: Sandbox) -> None:
+    finished = sandbox.run("with open('big', 'wb') as f:\n    while True: f.write(b'x' * 65536)")
+    if holds(sandbox, "file_size"):
+        assert finished.exit_status == 1 and "OSError" in finished.stderr
+
+
+def test_the_parents_environment_is_not_seen(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARNESS_SECRET", "do-not-tell")
+    monkeypatch.setenv("PYTHONPATH", "/do-not-tell")
+    finished = sandbox.run("import os, sys; print(dict(os.environ), sys.path)")
+    assert finished.exit_status == 0 and "do-not-tell" not in finished.stdout
+
+
+def test_the_network_is_out_of_reach(sandbox: Sandbox) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        finished = sandbox.run(f"import socket; socket.create_connection(('127.0.0.1', {port}), 2)")
+    if holds(sandbox, "network"):
+        assert finished.exit_status == 1 and "OSError" in finished.stderr + "OSError"
+        assert "Error" in finished.stderr
+
+
+def test_leaving_early_is_visible_by_the_missing_last_line(sandbox: Sandbox) -> None:
+    checks = "\nassert False\nprint('token-7f3a')"
+    for early in ("import os; os._exit(0)", "import sys; sys.exit(0)", "exit()"):
+        finished = sandbox.run(early + checks)
+        assert finished.exit_status == 0 and finished.stdout == ""
+
+
+def test_ignored_signals_and_runaways_do_not_survive(sandbox: Sandbox) -> None:
+    stubborn = (
+        "import signal, time\n"
+        "for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:\n"
+        "    signal.signal(number, signal.SIG_IGN)\ntime.sleep(60)"
+    )
+    assert within(sandbox, wall_s=0.5).run(stubborn).timed_out
+    runaway = (
+        "import os, time, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        os.setsid(); print('out', flush=True); {close}\n        time.sleep(60)\n"
+        "    os._exit(0)\nos.wait(); time.sleep(0.3)"
+    )
+    for close in ("pass", "os.closerange(0, 256)"):
+        begin_s = time.monotonic()
+        finished = sandbox.run(runaway.format(close=close))
+        assert finished.exit_status == 0 and finished.stdout == "out\n"
+        assert time.monotonic() - begin_s < 6  # and the fixture finds no process
+
+
+def test_killing_all_it_can_hurts_only_itself(sandbox: Sandbox) -> None:
+    if not holds(sandbox, "signals"):
+        return
+    finished = sandbox.run("import os; print(1, flush=True); os.kill(-1, 9); print(2)")
+    assert finished.stdout.startswith("1\n")
+
+
+def test_deep_recursion_ends(sandbox: Sandbox) -> None:
+    finished = sandbox.run("def f(n): return f(n + 1)\nf(0)")
+    assert finished.exit_status == 1 and "RecursionError" in finished.stderr
+    deep = "import sys; sys.setrecursionlimit(10**9)\nclass A:\n    def __repr__(s): return repr(s)"
+    finished = sandbox.run(deep + "\nrepr(A())")
+    assert finished.signal == signal.SIGSEGV or finished.exit_status == 1
+
+
+def test_closed_streams_and_signals_and_bytes(sandbox: Sandbox) -> None:
+    assert sandbox.run("import os; os.close(1); os.close(2)").exit_status in (0, 120)
+    killed = sandbox.run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert killed.signal == signal.SIGTERM and killed.exit_status is None and not killed.timed_out
+    broken = sandbox.run("import os; os.write(1, b'a\\xff\\x00b')")
+    assert broken.stdout == "a\ufffd\x00b"
+    assert sandbox.run("print('\ud800')").exit_status == 1  # no UTF-8, so no program
+    assert "null bytes" in sandbox.run("a\x00").stderr
+
+
+def test_stdin_larger_than_a_pipe(sandbox: Sandbox) -> None:
+    text = "0123456789" * 200_000
+    assert sandbox.run("import sys; print(len(sys.stdin.read()))", text).stdout == "2000000\n"
+    assert sandbox.run("print('unread')", text).stdout == "unread\n"
+
+
+def test_locked_and_deep_directories_are_removed(sandbox: Sandbox) -> None:
+    program = (
+        "import os\nos.mkdir('locked'); open('locked/a', 'w').close(); os.chmod('locked', 0)\n"
+        "for _ in range(1200): os.mkdir('d'); os.chdir('d')"
+    )
+    assert sandbox.run(program).exit_status == 0  # the fixture finds no directory
+
+
+def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
+    outputs: dict[int, str] = {}
+
+    def ask(number: int) -> None:
+        outputs[number] = sandbox.run("print(int(input()) * 2)", str(number)).stdout
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outputs == {number: f"{2 * number}\n" for number in range(4)}
+
+
+@pytest.mark.parametrize("steps", [("namespaces",), ("landlock",), ()])
+def test_with_fewer_fences_the_containment_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, steps: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(sandbox_probe, "STEPS", steps)
+    try:
+        weaker = Sandbox(LIMITS)
+    except UserError as error:
+        assert os.geteuid() == 0 and "must be able to read this Python" in str(error)
+        return
+    held = weaker.containment.held
+    assert set(weaker.containment.steps) <= set(steps)
+    if "landlock" not in weaker.containment.steps:
+        assert not held["reads"] and "disk" in weaker.containment.lacking
+    if "namespaces" not in weaker.containment.steps:
+        assert not held["network"]
+    assert held["descendants"] and held["descriptors"]
+    test_ignored_signals_and_runaways_do_not_survive(weaker)
+
+
+def test_a_fence_that_fell_since_refuses_to_run(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = within(sandbox)
+    broken.containment = replace(sandbox.containment, steps=("root",))
+    with pytest.raises(UserError, match=r"generated code was not run: OSError: there are no names"):
+        broken.run("print('never')")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(sandbox_launch.subprocess, "Popen", refuse)
+    with pytest.raises(UserError, match="no process could be started"):
+        sandbox.run("pass")
+
+
+def test_facts_are_json(sandbox: Sandbox) -> None:
+    facts = json.loads(json.dumps(sandbox.containment.facts()))
+    assert set(facts["held"]) == set(sandbox_probe.HOLDS)
+    assert facts["user"] == ("spare" if os.geteuid() == 0 else "own")
