@@ -20,6 +20,7 @@ from harness.config import (
     CompareConfig,
     DoctorConfig,
     ListConfig,
+    QualityConfig,
     ReportConfig,
     RunConfig,
     ScoreConfig,
@@ -236,6 +237,39 @@ def _compare(arguments: list[str]) -> int:
     return 1 if slower else 0
 
 
+def _quality(arguments: list[str]) -> int:
+    """Score methods with lm-evaluation-harness, and compare their answers with ar_loop's."""
+    config = _parse(QualityConfig, arguments, "quality")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    from harness.lm_eval_quality import evaluate, table
+
+    quality = evaluate(config)
+    for line in table(quality.scores):
+        print(line)
+    summary = {
+        "quality_dir": str(quality.directory),
+        "scores": str(quality.directory / "scores.json"),
+        "num_answers": sum(score.num_answers for score in quality.scores),
+        "num_different": sum(score.num_answers - score.num_identical for score in quality.scores),
+    }
+    print(json.dumps(summary))
+    return 0
+
+
+def _lm_eval(arguments: list[str]) -> int:
+    """lm-evaluation-harness's own command line, with this project's model and tasks."""
+    from harness.lm_eval_quality import require_lm_eval
+
+    require_lm_eval()
+    from harness.lm_eval_model import main
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("python -m harness lm-eval is lm-eval with --model harness and tasks harness_…\n")
+
+    return main(arguments)
+
+
 def _doctor(arguments: list[str]) -> int:
     """Show what this machine can run, and why not."""
     from harness.doctor import diagnose
@@ -274,6 +308,8 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "train": _train,
     "report": _report,
     "compare": _compare,
+    "quality": _quality,
+    "lm-eval": _lm_eval,
     "list": _list,
     "doctor": _doctor,
 }

@@ -185,6 +185,50 @@ class CompareConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class QualityConfig:
+    """Score ar_loop and drafters with lm-evaluation-harness, and compare their answers; greedy."""
+
+    drafter: Names = ("combined",)
+    """Methods to compare with ar_loop: NAME, NAME=CHECKPOINT or NAME@LABEL=CHECKPOINT."""
+    target: str = "smollm2"
+    """Name of a target, a local directory or a hub id."""
+    tasks: Names = ("gsm8k",)
+    """gsm8k, humaneval, mbpp; the last two run code."""
+    limit: int | None = None
+    """Prompts a task; by default all."""
+    data_dir: Path | None = None
+    """Upstream data files; by default HARNESS_DATA_DIR, then the hub, then our samples."""
+    output_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    """A new directory, by default quality/TIME; or one to go on in, with the same flags."""
+    max_new_tokens: int = 512
+    """Longest answer."""
+    block_size: int | None = None
+    """Tokens of a draft block, the pending one included; by default the drafter's own."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Of target and drafters; in float32 every method writes the same text."""
+    attn: str | None = None
+    """Attention implementation, as in run."""
+    device: str = "auto"
+    """cuda where there is one, else cpu; or a device's name."""
+    revision: str | None = None
+    """Commit or tag of the target on the hub."""
+    confirm_run_unsafe_code: bool = False
+    """Run the programs that the model writes, in a child process with limits."""
+    plugin: Plugins = ()
+    """Python files whose tables add drafters or targets."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "max_new_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        for name in ("drafter", "tasks"):
+            names = getattr(self, name)
+            if "" in names or len(set(names)) < len(names):
+                raise UserError(f"--{name} has an empty name or one twice; write --{name} A,B.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
     """Show what this machine can run, and why not; touches no network."""
 

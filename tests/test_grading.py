@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plain_sandbox import Finished, run
 
+from harness.errors import UserError
 from tasks import gsm8k, humaneval, livecodebench, mbpp, mt_bench
 from tasks.base import Prompt
 from tasks.grading import Grader, Outcome, grader_of
@@ -382,3 +383,21 @@ def test_a_prompt_without_tests_is_not_run() -> None:
     rule = grader(livecodebench)
     assert rule.grade(contest("stdin"), fenced("x = 1"), run).verdict == "not run"
     assert plain_sandbox.programs == []
+
+
+def test_the_real_sandbox_agrees() -> None:
+    from tasks.sandbox import Limits, Sandbox
+
+    try:
+        sandbox = Sandbox(Limits(wall_s=2.0))
+    except UserError as error:
+        pytest.skip(str(error))
+    texts = {
+        fenced("def quarter(x):\n    return x / 4"): "passed",
+        fenced("def quarter(x):\n    return x / 3"): "failed",
+        fenced("import os; os._exit(0)\ndef quarter(x): ..."): "failed",
+        fenced("def quarter(x):\n    while True: ..."): "timeout",
+        fenced("def quarter(x):\n    print('x' * 10 ** 8)"): "error",
+    }
+    rule = grader(humaneval)
+    assert [rule.grade(HUMANEVAL, t, sandbox.run).verdict for t in texts] == list(texts.values())
