@@ -43,6 +43,8 @@ def audit_answers(
     tasks: Mapping[str, PromptSet],
     generations: Sequence[Generation],
     path: Path,
+    *,
+    exact: bool = False,
 ) -> dict[RecordKey, Audit]:
     """Audit every answer at ``path`` that is not audited yet; all audits there are then.
 
@@ -54,6 +56,7 @@ def audit_answers(
         tasks: the run's prompts.
         generations: greedy answers.
         path: ``audit.jsonl``; appended to, one line an answer.
+        exact: whether the run was in exact mode.
 
     Raises:
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
@@ -69,7 +72,7 @@ def audit_answers(
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
     prompts = _prompts(target, tasks, answers)
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
-        for audit in _audits(own, reference, left, answers, prompts):
+        for audit in _audits(own, reference, left, answers, prompts, exact):
             writer.append(audit)
             found[key_of(audit)] = audit
             progress.step(f"{audit.method} {audit.task}")
@@ -105,7 +108,8 @@ def verify_run(
                 f"run {config['run_id']} was made by a target whose {name} was {began}, and the "
                 f"one loaded now has {now}; put the target back as it was."
             )
-    return audit_answers(options, target, tasks, generations, path)
+    exact = bool(config["target"].get("exact_rows"))
+    return audit_answers(options, target, tasks, generations, path, exact=exact)
 
 
 def _there_already(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:
@@ -153,6 +157,7 @@ def _audits(
     left: Sequence[Generation],
     answers: Mapping[RecordKey, Generation],
     prompts: Mapping[tuple[str, str, int], Sequence[int]],
+    exact: bool,
 ) -> Iterator[Audit]:
     """Audits prompt by prompt; answers of equal tokens share one pass."""
     by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
@@ -171,7 +176,7 @@ def _audits(
                 scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
             ar_loop = ar_loop_of(item, answers)
             assert ar_loop is not None
-            yield make_audit(item, ar_loop, scored[item.new_tokens])
+            yield make_audit(item, ar_loop, scored[item.new_tokens], exact=exact)
 
 
 def _score(

@@ -49,6 +49,8 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
 
     target = load_target(plan.target)
     methods = build_methods(plan, target)
+    if config.exact:
+        _hold_exact(target, methods)
     files, before = _open(plan, config_facts(plan, target, methods), environment(argv))
     say(f"run      {files.directory}")
     session = Session(plan, target, methods, before)
@@ -69,6 +71,15 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         num_mismatches=num_mismatches,
         interrupted=interrupted,
     )
+
+
+def _hold_exact(target: Target, methods: Sequence[Method]) -> None:
+    """Put the target in exact mode, for passes as large as any of the methods makes."""
+    from targets.exact import hold
+
+    rows = 1 + max(method.drafter.max_nodes for method in methods if method.drafter is not None)
+    hold(target, rows)
+    say(f"exact    every pass has {rows} rows; chains had the bits of one-token passes")
 
 
 def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
@@ -107,7 +118,9 @@ def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
     records = list(read_records(files.records))
     generations = [item for item in records if isinstance(item, Generation)]
     try:
-        audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
+        audits = audit_answers(
+            plan.target, target, plan.tasks, generations, files.audit, exact=plan.config.exact
+        )
     except NotAudited as error:
         say(str(error))
         return None

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
+from harness.errors import UserError
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
 from harness.records import Failure, Generation, Record, RecordKey, key_of
 from harness.sampling import Sampling, generation_seed
+from targets.exact import TreeProposed
 from tasks.base import Prompt, Source
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ class Session:
                 decoded = method.generate(
                     prompt_ids, self._sampling(self._plan.config.seed), min(longest, _WARMUP_TOKENS)
                 )
+            except TreeProposed as error:
+                raise UserError(f"{method.name}: {error}") from error
             except Exception as error:
                 say(f"warm-up of {method.name} failed: {one_line(error)}")
                 continue
