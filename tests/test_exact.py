@@ -83,7 +83,7 @@ def test_a_run_says_so_and_keeps_it(
 ) -> None:
     registry.load_plugin(toy_plugin)
     asked = RunConfig(
-        drafter=("ngram", "synthetic"),
+        drafter=("ngram", "synthetic=0.7"),
         target=str(write_model(tmp_path / "tiny")),
         tasks=("counting",),
         device="cpu",
