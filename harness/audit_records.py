@@ -51,6 +51,8 @@ class Audit(Key):
     they are equal."""
     deviations: tuple[Deviation, ...]
     """In order of position."""
+    promised: bool = False
+    """Whether the run was in exact mode, which promises ``ar_loop``'s tokens."""
 
     def __post_init__(self) -> None:
         shorter = min(self.num_tokens, self.num_ar_loop_tokens)
@@ -78,9 +80,16 @@ class Audit(Key):
 
 
 def make_audit(
-    generation: Generation, ar_loop: Generation, deviations: Sequence[Deviation]
+    generation: Generation,
+    ar_loop: Generation,
+    deviations: Sequence[Deviation],
+    *,
+    exact: bool = False,
 ) -> Audit:
-    """The record of ``generation``, compared with the answer of ``ar_loop``."""
+    """The record of ``generation``, compared with the answer of ``ar_loop``.
+
+    An ``exact`` run promises nothing of a foreign baseline.
+    """
     own, other = generation.new_tokens, ar_loop.new_tokens
     pairs = zip(own, other, strict=False)
     differing = (place for place, (a, b) in enumerate(pairs) if a != b)
@@ -96,6 +105,7 @@ def make_audit(
         num_ar_loop_tokens=len(other),
         first_divergence=divergence,
         deviations=tuple(deviations),
+        promised=exact and generation.rounds is not None,
     )
 
 

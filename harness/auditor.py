@@ -42,6 +42,8 @@ def audit_answers(
     tasks: Mapping[str, PromptSet],
     generations: Sequence[Generation],
     path: Path,
+    *,
+    exact: bool = False,
 ) -> dict[RecordKey, Audit]:
     """Audit every answer at ``path`` that is not audited yet; all audits there are then.
 
@@ -53,6 +55,7 @@ def audit_answers(
         tasks: the run's prompts.
         generations: greedy answers.
         path: ``audit.jsonl``; appended to, one line an answer.
+        exact: whether the run was in exact mode.
 
     Raises:
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
@@ -68,7 +71,7 @@ def audit_answers(
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
     prompts = prompts_by_turn(target, tasks, answers)
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
-        for audit in _audits(own, reference, left, answers, prompts):
+        for audit in _audits(own, reference, left, answers, prompts, exact):
             writer.append(audit)
             found[key_of(audit)] = audit
             progress.step(f"{audit.method} {audit.task}")
@@ -87,7 +90,8 @@ def verify_run(
         UserError: as `harness.reload.reload_run` and `audit_answers`.
     """
     again = reload_run(config, data_dir)
-    return audit_answers(again.options, again.target, again.tasks, generations, path)
+    exact = bool(config["target"].get("exact_rows"))
+    return audit_answers(again.options, again.target, again.tasks, generations, path, exact=exact)
 
 
 def there_already(path: Path, read: Callable[[], dict[RecordKey, T]]) -> dict[RecordKey, T]:
@@ -163,6 +167,7 @@ def _audits(
     left: Sequence[Generation],
     answers: Mapping[RecordKey, Generation],
     prompts: Mapping[tuple[str, str, int], Sequence[int]],
+    exact: bool,
 ) -> Iterator[Audit]:
     """Audits prompt by prompt; answers of equal tokens share one pass."""
     by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
@@ -176,7 +181,7 @@ def _audits(
                 scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
             ar_loop = ar_loop_of(item, answers)
             assert ar_loop is not None
-            yield make_audit(item, ar_loop, scored[item.new_tokens])
+            yield make_audit(item, ar_loop, scored[item.new_tokens], exact=exact)
 
 
 def _score(

@@ -67,6 +67,8 @@ class RunConfig:
     """Of target and drafters."""
     attn: str | None = None
     """Attention implementation; by default sdpa, on a CPU a faster form of it where it serves."""
+    exact: bool = False
+    """Give chains the bits of ar_loop's passes, or stop at once where this machine cannot."""
     device: str = "auto"
     """cuda where there is one, else cpu; or a device's name."""
     seed: int = 0
@@ -102,6 +104,8 @@ class RunConfig:
                 raise UserError(f"--{name} has an empty name; write --{name} A,B without gaps.")
         if "ar_loop" not in self.baseline:
             raise UserError("--baseline must include ar_loop: speedups are measured against it.")
+        if self.exact and self.attn not in (None, "exact"):
+            raise UserError(f"--exact has an attention of its own; leave out --attn {self.attn}.")
         if not math.isfinite(self.temperature):
             raise UserError(f"--temperature must be a number, not {self.temperature}.")
         try:

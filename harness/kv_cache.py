@@ -90,6 +90,7 @@ class KVCache(Cache):
             multiple: views handed to attention are rounded up to this many rows.
         """
         self.capacity = round_up(capacity, multiple)
+        self.multiple = multiple
         super().__init__(layers=[KVLayer(self.capacity, multiple) for _ in range(num_layers)])
 
     @property

@@ -76,7 +76,7 @@ def make_plan(config: RunConfig) -> Plan:
             device=device,
             revision=config.revision,
             enable_thinking=config.enable_thinking,
-            attn=config.attn,
+            attn="exact" if config.exact else config.attn,
         ),
         baselines=config.baseline,
         drafters=drafters,

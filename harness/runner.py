@@ -53,6 +53,8 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
 
     target = load_target(plan.target)
     methods = build_methods(plan, target)
+    if config.exact:
+        _hold_exact(target, methods)
     files, before = _open(plan, config_facts(plan, target, methods), environment(argv))
     say(f"run      {files.directory}")
     session = Session(plan, target, methods, before)
@@ -75,6 +77,15 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         num_scored=num_scored,
         interrupted=interrupted,
     )
+
+
+def _hold_exact(target: Target, methods: Sequence[Method]) -> None:
+    """Put the target in exact mode, for passes as large as any of the methods makes."""
+    from targets.exact import hold
+
+    rows = 1 + max(method.drafter.max_nodes for method in methods if method.drafter is not None)
+    hold(target, rows)
+    say(f"exact    every pass has {rows} rows; chains had the bits of one-token passes")
 
 
 def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
@@ -125,7 +136,9 @@ def _audit_greedy(
 ) -> int | None:
     from harness.auditor import audit_answers
 
-    audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
+    audits = audit_answers(
+        plan.target, target, plan.tasks, generations, files.audit, exact=plan.config.exact
+    )
     found = mismatches(audits.values())
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))

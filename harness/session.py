@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
+from harness.errors import UserError
 from harness.load import OtherLoad
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
 from harness.records import Failure, Generation, Record, RecordKey, key_of
 from harness.sampling import Sampling, generation_seed
+from targets.exact import TreeProposed
 from tasks.base import Prompt, Source
 
 if TYPE_CHECKING:
@@ -110,6 +112,8 @@ class Session:
             try:
                 _prepare(method, prompt_ids, answer)
                 decoded = method.generate(prompt_ids, sampling, min(longest, _WARMUP_TOKENS))
+            except TreeProposed as error:
+                raise UserError(f"{method.name}: {error}") from error
             except Exception as error:
                 say(f"warm-up of {method.name} on {task} failed: {one_line(error)}")
                 continue

@@ -30,9 +30,12 @@ def verdict(audit: Audit) -> Verdict:
     """What an answer is called.
 
     The rules of stopping look at tokens alone, so an answer that is the beginning of another was
-    cut in the wrong place by one of them: no tie explains it.
+    cut in the wrong place by one of them: no tie explains it. Nor does one where ``ar_loop``'s
+    tokens were promised.
     """
     if any(not stands(item) for item in audit.deviations) or ends_elsewhere(audit):
+        return "MISMATCH"
+    if audit.promised and audit.first_divergence is not None:
         return "MISMATCH"
     return "exact" if audit.first_divergence is None else "ties only"
 
@@ -101,7 +104,7 @@ def tally(generations: Sequence[Generation], audits: Mapping[RecordKey, Audit]) 
 def mismatches(audits: Iterable[Audit]) -> list[tuple[Audit, Deviation | None]]:
     """Answers that are not the target's, each with the first token that noise does not explain.
 
-    None where every token stands and the answer ends in the wrong place.
+    None where every token stands: the answer ends in the wrong place, or another was promised.
     """
     return [
         (audit, next((item for item in audit.deviations if not stands(item)), None))
@@ -113,6 +116,11 @@ def mismatches(audits: Iterable[Audit]) -> list[tuple[Audit, Deviation | None]]:
 def describe_mismatch(audit: Audit, deviation: Deviation | None) -> str:
     """One line for a person."""
     place = _place(audit)
+    if deviation is None and not ends_elsewhere(audit):
+        return (
+            f"MISMATCH: {place}: parts from ar_loop at position {audit.first_divergence}, "
+            "which --exact excludes"
+        )
     if deviation is None:
         return (
             f"MISMATCH: {place}: ends after {audit.num_tokens} tokens, "

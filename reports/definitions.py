@@ -140,8 +140,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "the largest difference between the two passes among the 64 best tokens and the token "
         "itself, their mean difference taken off. exact: every token stands and the answer is "
         "ar_loop's, token for token. ties only: every token stands. MISMATCH: a token does not "
-        "stand, or the answer ends where ar_loop's does not. The column shows a method's worst "
-        "verdict. It is blank where no answer was audited.",
+        "stand, or the answer ends where ar_loop's does not, or in exact mode is another at all. "
+        "The column shows a method's worst verdict. It is blank where no answer was audited.",
     ),
     (
         "Lossless above temperature 0",

@@ -5,9 +5,10 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -146,7 +147,7 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
     facts = {
         "Target": (form.text(target.get("model")), ""),
         **short,
-        "Precision": (f"{form.text(target.get('dtype'))}, {form.text(target.get('attn'))}", ""),
+        "Precision": (_precision(target), ""),
         "Device": (form.text(target.get("device")), ""),
         "Hardware": (form.hardware(run.environment["hardware"]), ""),
         "Sampling": (form.sampling(run.config["sampling"]), ""),
@@ -156,3 +157,10 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
         "Runs": (", ".join(item.run_id for item in group.runs), ""),
     }
     return tuple((name, *value) for name, value in facts.items())
+
+
+def _precision(target: Mapping[str, Any]) -> str:
+    """Dtype and attention; in exact mode that every pass has one size."""
+    words = f"{form.text(target.get('dtype'))}, {form.text(target.get('attn'))}"
+    rows = target.get("exact_rows")
+    return f"{words}, exact mode: {rows} rows in every pass" if rows else words

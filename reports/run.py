@@ -161,6 +161,7 @@ def conditions(run: Run) -> dict[str, Any]:
         "weights": target.get("weights_sha256"),
         "dtype": target.get("dtype"),
         "attention": target.get("attn"),
+        "exact rows": target.get("exact_rows"),
         "device": target.get("device"),
         "chat template": target.get("template_sha256"),
         "thinking": target.get("enable_thinking"),

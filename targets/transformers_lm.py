@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from drafters.base import Proposal
-from harness.kv_cache import KVCache
+from harness.kv_cache import KVCache, round_up
 from targets import attention
 from targets.base import TargetOptions, TargetOutput
 from targets.digest import weights_digest
+from targets.exact import TreeProposed
 from targets.packed import can_pack, pack_linear_layers
 from targets.pretrained import load_pretrained, weight_files
 
@@ -103,6 +104,8 @@ class TransformersTarget:
         self._captured: dict[int, torch.Tensor] = {}
         self._cache: KVCache | None = None
         self._past = 0
+        self.fixed_rows: int | None = None
+        """Rows of every pass after the prefill; None outside of exact mode."""
 
     @property
     def embed_tokens(self) -> torch.nn.Embedding:
@@ -143,6 +146,7 @@ class TransformersTarget:
             "enable_thinking": self._enable_thinking,
             "num_parameters": self._num_parameters,
             "packed_weights": self._packs,
+            "exact_rows": self.fixed_rows,
             **self.facts,
         }
 
@@ -177,10 +181,14 @@ class TransformersTarget:
     def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
         """Empty the cache; its buffers are made again only when they are too small."""
         self.prepare()
-        capacity = max_tokens + max_nodes + 1
-        if self._cache is None or self._cache.capacity < capacity:
-            multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1
+        multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1
+        capacity = round_up(max_tokens + (self.fixed_rows or max_nodes + 1), multiple)
+        if self.fixed_rows is not None:
+            multiple = capacity  # the width of every view, whatever was asked before
+        kept = self._cache
+        if kept is None or kept.capacity < capacity or kept.multiple != multiple:
             self._cache = KVCache(self.num_layers, capacity, multiple)
+        assert self._cache is not None
         self._cache.rewind(0)
         self._watch(tuple(feature_layers))
 
@@ -200,12 +208,28 @@ class TransformersTarget:
         """ONE pass; a chain takes the library's causal path, a tree an ancestor mask."""
         assert self._cache is not None
         self._past = self._cache.length
-        ids = proposal.tokens.new_empty((1, proposal.tokens.shape[0] + 1))
+        rows = proposal.tokens.shape[0] + 1
+        if self.fixed_rows is not None and not proposal.is_chain:
+            raise TreeProposed(
+                "a drafter proposed a tree, and --exact holds for chains only; leave out that "
+                "drafter, or --exact."
+            )
+        ids = proposal.tokens.new_empty((1, self.fixed_rows or rows))
         ids[0, 0] = pending
-        ids[0, 1:] = proposal.tokens
-        tree = {} if proposal.is_chain else self._tree_inputs(proposal)
-        output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **tree)
-        return TargetOutput(output.logits[0], self._features())
+        ids[0, 1:rows] = proposal.tokens
+        ids[0, rows:] = ids[0, rows - 1]
+        inputs = {} if proposal.is_chain else self._tree_inputs(proposal)
+        if ids.shape[1] > rows:
+            positions = torch.arange(self._past, self._past + ids.shape[1], device=self.device)
+            inputs["position_ids"] = positions.clamp(max=self.max_context - 1)[None]
+        output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **inputs)
+        features = self._features()
+        return TargetOutput(output.logits[0, :rows], None if features is None else features[:rows])
+
+    def rewind(self, length: int) -> None:
+        """Keep the first ``length`` committed rows."""
+        assert self._cache is not None
+        self._cache.rewind(length)
 
     def commit(self, path: Sequence[int]) -> None:
         """Keep the rows of the pending token and of ``path``."""

@@ -47,10 +47,21 @@ def test_the_tolerance() -> None:
         (audit(first_divergence=3, num_ar_loop_tokens=14), "ties only"),
         (audit(first_divergence=10, num_ar_loop_tokens=14), "MISMATCH"),
         (audit(first_divergence=8, num_ar_loop_tokens=8), "MISMATCH"),
+        (audit(promised=True), "exact"),
+        (audit(TIE, promised=True), "exact"),
+        (audit(TIE, first_divergence=3, promised=True), "MISMATCH"),
     ],
 )
 def test_verdicts(made: Audit, expected: str) -> None:
     assert verdict(made) == expected
+
+
+def test_what_exact_mode_excludes_is_named() -> None:
+    made = audit(TIE, first_divergence=3, promised=True)
+    assert [describe_mismatch(*item) for item in mismatches([made])] == [
+        "MISMATCH: gsm8k 0, turn 1, combined, repeat 0: parts from ar_loop at position 3, "
+        "which --exact excludes"
+    ]
 
 
 def test_margin_of_a_divergence() -> None:
