@@ -105,7 +105,7 @@ def test_it_is_a_main_program_with_the_standard_library_only(sandbox: Sandbox) -
         "hash('a'), __file__ == sys.argv[0], input.__module__)\nassert False"
     )
     first, second = sandbox.run(program), sandbox.run(program)
-    assert first == second and first.exit_status == 1
+    assert first.stdout == second.stdout and first.exit_status == 1
     assert first.stdout.startswith("__main__ A(x=1) None False ")
     assert 'program.py", line 7, in <module>\n    assert False' in first.stderr
 
@@ -299,6 +299,20 @@ def test_a_fence_that_fell_since_refuses_to_run(
     monkeypatch.setattr(sandbox_launch.subprocess, "Popen", refuse)
     with pytest.raises(UserError, match="no process could be started"):
         sandbox.run("pass")
+
+
+def test_a_killed_launcher_takes_its_program_along(sandbox: Sandbox) -> None:
+    def kill() -> None:
+        time.sleep(0.5)
+        for process in psutil.Process().children():
+            if is_launcher(process):
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="the launcher was killed"):
+        sandbox.run("import time; time.sleep(30)")
+    killer.join()
 
 
 def test_facts_are_json(sandbox: Sandbox) -> None:
