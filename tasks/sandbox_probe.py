@@ -17,6 +17,8 @@ from harness.errors import UserError
 from tasks.sandbox_launch import STEPS, Ended, Limits, launch
 
 _PROBE_WALL_S = 8.0
+_SPIN_WALL_S = 30.0
+"""On a busy machine a second of CPU time takes many."""
 _VARIABLES = ("PATH", "LANG", "LC_CTYPE", "HOME", "TMPDIR", "PYTHONHASHSEED")
 _LEFT_S = 30
 """How long a process lives that the sandbox fails to end."""
@@ -149,7 +151,7 @@ def probe(limits: Limits) -> Containment:
         UserError: no program can be run.
     """
     own = dataclasses.replace(limits, wall_s=_PROBE_WALL_S, output_bytes=1 << 16)
-    spinning = dataclasses.replace(own, cpu_s=1)
+    spinning = dataclasses.replace(own, cpu_s=1, wall_s=_SPIN_WALL_S)
     with _Canaries() as asked, ThreadPoolExecutor(1) as other:
         asked |= dataclasses.asdict(limits)
         spun = other.submit(_tolerant, _SPIN, "", spinning)

@@ -105,7 +105,7 @@ def test_it_is_a_main_program_with_the_standard_library_only(sandbox: Sandbox) -
         "hash('a'), __file__ == sys.argv[0], input.__module__)\nassert False"
     )
     first, second = sandbox.run(program), sandbox.run(program)
-    assert first == second and first.exit_status == 1
+    assert first.stdout == second.stdout and first.exit_status == 1
     assert first.stdout.startswith("__main__ A(x=1) None False ")
     assert 'program.py", line 7, in <module>\n    assert False' in first.stderr
 
@@ -115,7 +115,7 @@ def test_endless_work_ends_at_either_limit(sandbox: Sandbox) -> None:
     slept = within(sandbox, wall_s=0.5).run("import time; time.sleep(60)")
     assert slept.timed_out and slept.exit_status is None and slept.signal is None
     assert 0.5 <= time.monotonic() - begin_s < 5
-    spun = within(sandbox, cpu_s=1).run("while True: pass")
+    spun = within(sandbox, cpu_s=1, wall_s=60.0).run("while True: pass")
     assert spun.timed_out and spun.exit_status is None
     assert spun.signal == (signal.SIGXCPU if holds(sandbox, "cpu_time") else None)
 
@@ -299,6 +299,23 @@ def test_a_fence_that_fell_since_refuses_to_run(
     monkeypatch.setattr(sandbox_launch.subprocess, "Popen", refuse)
     with pytest.raises(UserError, match="no process could be started"):
         sandbox.run("pass")
+
+
+def test_a_killed_launcher_takes_its_program_along(sandbox: Sandbox) -> None:
+    def kill() -> None:
+        time.sleep(0.5)
+        for process in psutil.Process().children():
+            if is_launcher(process):
+                process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(UserError, match="the launcher was killed"):
+        sandbox.run("import time; time.sleep(30)")
+    killer.join()
+    deadline = time.monotonic() + 10
+    while offspring() and time.monotonic() < deadline:
+        time.sleep(0.05)  # orphans are reaped by the system's first process
 
 
 def test_facts_are_json(sandbox: Sandbox) -> None:
