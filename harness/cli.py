@@ -92,7 +92,11 @@ def _run(arguments: list[str]) -> int:
     from harness.runner import run
 
     result = run(config, ["run", *arguments])
+    if not result.is_first:
+        return INTERRUPTED if result.interrupted else 0
     _publish(result)
+    if result.problem is not None:
+        raise result.problem
     if result.interrupted:
         return INTERRUPTED
     return 1 if result.num_failures or result.num_mismatches else 0

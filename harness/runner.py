@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plan as planning
-from harness import run_files
+from harness import run_files, shards
 from harness.config import RunConfig
+from harness.errors import FAILURES, UserError, one_line
+from harness.interrupt import sigterm_as_ctrl_c
 from harness.methods import Method, build_methods
 from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
-from harness.records import Generation, Record, read_records
+from harness.records import Generation, Record
 from harness.run_files import RecordWriter, RunFiles
-from harness.session import Session
+from harness.session import Session, keys_in_order
+from harness.shards import Place, Ring
 from harness.verdicts import describe_mismatch, mismatches
 
 if TYPE_CHECKING:
@@ -29,83 +33,139 @@ class RunResult:
     files: RunFiles
     num_generations: int
     num_failures: int
+    """Answers that failed in this sitting."""
     num_mismatches: int | None
     """Answers that are not the target's; None where none was audited."""
     interrupted: bool
+    problem: UserError | None = None
+    """What came after the answers and did not succeed."""
+    is_first: bool = True
+    """Whether this process reports; the others of a run only measure."""
 
 
 def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     """Measure what ``config`` asks for, or finish a run that was cut off.
 
-    Ctrl-C ends it early and keeps what was measured.
+    Ctrl-C and SIGTERM end it early and keep what was measured. Under a launcher each process
+    asks its share of the conversations; the first one merges them and does the rest.
 
     Raises:
         UserError: anything the user can put right.
     """
+    place = shards.place()
+    if place.size > 1 and config.train_if_missing:
+        raise UserError("--train-if-missing is for one process; call harness train first.")
     plan = planning.make_plan(config)
-    for line in planning.describe(plan):
-        say(line)
-    from targets.load import load_target
+    with sigterm_as_ctrl_c():
+        if place.is_first:
+            for line in planning.describe(plan):
+                say(line)
+        ring = Ring(place, plan.target.device)
+        from targets.load import load_target
 
-    target = load_target(plan.target)
-    methods = build_methods(plan, target)
-    files, before = _open(plan, config_facts(plan, target, methods), environment(argv))
-    say(f"run      {files.directory}")
-    session = Session(plan, target, methods, before)
+        target = load_target(plan.target)
+        methods = build_methods(plan, target)
+        files = _open(plan, methods, config_facts(plan, target, methods), environment(argv), ring)
+        return _measure(plan, target, methods, files, ring)
+
+
+def _measure(
+    plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles, ring: Ring
+) -> RunResult:
+    """Ask this process's share; in the first one, do also what follows the answers."""
+    place = ring.place
+    share = place.share(plan)
+    session = Session(share, target, methods, shards.within(_records(files), share))
+    num_failures: int | None = None
+    num_mismatches: int | None = None
+    problem: UserError | None = None
     interrupted = False
-    num_mismatches = None
     try:
-        _write_all(session, plan, files)
-        if session.baseline_answers and not files.stages.exists():
-            _measure_stages(session, plan, target, methods, files)
-        num_mismatches = _audit(plan, target, files)
+        _write_all(session, share, files, place)
+        num_failures = sum(ring.exchange(session.num_failures))
+        ring.leave()
+        if place.is_first:
+            run_files.merge(files, keys_in_order(plan, methods))
+            num_mismatches, problem = _examine(plan, target, methods, files)
     except KeyboardInterrupt:
         interrupted = True
-        say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
+        if place.is_first:
+            say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
     return RunResult(
         files=files,
-        num_generations=session.num_generations,
-        num_failures=session.num_failures,
+        num_generations=len(_generations(files)),
+        num_failures=session.num_failures if num_failures is None else num_failures,
         num_mismatches=num_mismatches,
         interrupted=interrupted,
+        problem=problem,
+        is_first=place.is_first,
     )
 
 
-def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
+def _write_all(session: Session, share: Plan, files: RunFiles, place: Place) -> None:
     """Put every record on the disk as it comes."""
     if not session.num_left:
         return
     full_s = session.warm_up()
-    say(
-        f"{plan.target.device}: {session.num_left} answers of up to {plan.max_new_tokens} tokens, "
-        f"at most {duration(full_s)}"
-    )
-    with RecordWriter(files.records) as writer, Progress(session.num_left) as progress:
+    if place.is_first:
+        say(
+            f"{share.target.device}: {session.num_left} answers of up to {share.max_new_tokens} "
+            f"tokens, at most {duration(full_s)}"
+        )
+    path = files.records if place.size == 1 else files.records_of(place.rank)
+    with (
+        RecordWriter(path) as writer,
+        Progress(session.num_left, shown=place.is_first) as progress,
+    ):
         for record in session.records():
-            writer.append(record)
+            writer.append(place.sign(record))
             progress.step(f"{record.method} {record.task}")
 
 
+def _examine(
+    plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles
+) -> tuple[int | None, UserError | None]:
+    """Time the parts of a round and audit; number of mismatches, and what went wrong."""
+    generations = _generations(files)
+    try:
+        if not files.stages.exists():
+            _measure_stages(plan, target, methods, files, generations)
+        return _audit(plan, target, files, generations), None
+    except UserError as error:
+        return None, error
+
+
 def _measure_stages(
-    session: Session, plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles
+    plan: Plan,
+    target: Target,
+    methods: Sequence[Method],
+    files: RunFiles,
+    generations: Sequence[Generation],
 ) -> None:
     """Time the parts of a round, once a run."""
+    answers = [item for item in generations if item.method == "ar_loop"]
+    if not answers:
+        return
     from harness.stage_clock import measure_stages
 
     say("timing the parts of a round")
-    stages = measure_stages(plan, target, methods, session.baseline_answers)
+    try:
+        stages = measure_stages(plan, target, methods, answers)
+    except FAILURES as error:
+        say(f"the parts of a round were not timed: {one_line(error)}")
+        return
     if stages is not None:
-        run_files.write_json(files.stages, stages.to_json())
+        run_files.save_json(files.stages, stages.to_json())
 
 
-def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
+def _audit(
+    plan: Plan, target: Target, files: RunFiles, generations: Sequence[Generation]
+) -> int | None:
     """Re-score every greedy answer and name each that is not the target's; how many those are."""
     if plan.config.temperature != 0:
         return None
     from harness.auditor import NotAudited, audit_answers
 
-    records = list(read_records(files.records))
-    generations = [item for item in records if isinstance(item, Generation)]
     try:
         audits = audit_answers(plan.target, target, plan.tasks, generations, files.audit)
     except NotAudited as error:
@@ -115,6 +175,18 @@ def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))
     return len(found) if audits else None
+
+
+def _records(files: RunFiles) -> list[Record]:
+    """What this run and its unmerged processes recorded."""
+    try:
+        return run_files.read_all(files)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the records of run {files.run_id} cannot be read: {error}.") from error
+
+
+def _generations(files: RunFiles) -> list[Generation]:
+    return [item for item in _records(files) if isinstance(item, Generation)]
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:
@@ -138,15 +210,40 @@ def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[
 
 
 def _open(
-    plan: Plan, facts: dict[str, Any], where: dict[str, Any]
-) -> tuple[RunFiles, list[Record]]:
-    """A new run directory, or the one to resume and its records."""
+    plan: Plan,
+    methods: Sequence[Method],
+    facts: dict[str, Any],
+    where: dict[str, Any],
+    ring: Ring,
+) -> RunFiles:
+    """A new run directory or the one to resume, opened by the first process for all."""
+    own = {"config": shards.without_device(facts), "environment": run_files.machine(where)}
+    directory = None
+    if ring.place.is_first:
+        files = _open_alone(plan, methods, facts, where)
+        say(f"run      {files.directory}")
+        directory = str(files.directory.resolve())
+    told = ring.exchange({**own, "directory": directory})
+    ring.require_alike(told)
+    files = RunFiles(Path(told[0]["directory"]))
+    if not files.config.is_file():
+        raise UserError(
+            f"process {ring.place.rank} does not see {files.directory}; --output-dir must be a "
+            "directory that all hosts share."
+        )
+    return files
+
+
+def _open_alone(
+    plan: Plan, methods: Sequence[Method], facts: dict[str, Any], where: dict[str, Any]
+) -> RunFiles:
     config = plan.config
     if config.resume is None:
-        return run_files.create(config.output_dir, facts, where), []
+        return run_files.create(config.output_dir, facts, where)
     files = run_files.find(config.resume, config.output_dir)
     records, torn = run_files.reopen(files, facts, where)
     if torn:
         say(f"cut off a torn last record ({torn} bytes)")
     say(f"resuming with {len(records)} of {plan.num_generations} records there")
-    return files, records
+    run_files.merge(files, keys_in_order(plan, methods))
+    return files
