@@ -146,21 +146,22 @@ def read_all(files: RunFiles) -> list[Record]:
 
 
 def merge(files: RunFiles, order: Sequence[RecordKey]) -> None:
-    """Put what the processes recorded into one file, in ``order``; failures before answers.
+    """Put all records into one file in ``order``, failures before answers.
 
-    Stopped anywhere, it can be done again.
+    That is the file of an uninterrupted run of one process. Stopped anywhere, it can be done again.
 
     Raises:
         UserError: the disk is full or gone.
     """
-    parts = files.parts
-    if not parts:
-        return
     places = {key: place for place, key in enumerate(order)}
-    records = sorted(
-        read_all(files), key=lambda item: (places[key_of(item)], isinstance(item, Generation))
+    parts = files.parts
+    records = read_all(files)
+    ordered = sorted(
+        records,
+        key=lambda item: (places.get(key_of(item), len(order)), isinstance(item, Generation)),
     )
-    save_text(files.records, "".join(f"{to_json(record)}\n" for record in records))
+    if parts or ordered != records:
+        save_text(files.records, "".join(f"{to_json(record)}\n" for record in ordered))
     for path in parts:
         path.unlink()
 

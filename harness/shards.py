@@ -21,7 +21,7 @@ from harness.records import Generation, Record
 from harness.run_files import first_difference
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed.distributed_c10d import Store
 
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """What torchrun and accelerate tell each process."""
