@@ -6,11 +6,12 @@ barrier of nccl is a kernel that would wait on the very device being timed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -128,22 +129,12 @@ class Ring:
         """
         if self._store is None:
             return [value]
-        import torch.distributed as dist
-
         place = f"exchange {self._num_exchanges}, process"
         self._num_exchanges += 1
-        try:
+        with _one_sentence(self.place):
             self._store.set(f"{place} {self.place.rank}", json.dumps(value))
-            work = dist.barrier(async_op=True)
-            while not work.is_completed():
-                time.sleep(_POLL_S)
-            work.wait()
+            _barrier()
             return [json.loads(self._store.get(f"{place} {i}")) for i in range(self.place.size)]
-        except RuntimeError as error:
-            raise UserError(
-                f"process {self.place.rank} stops: another process of this run ended early; what "
-                "was measured stays: go on with --resume."
-            ) from error
 
     def require_alike(self, told: Sequence[Mapping[str, Any]]) -> None:
         """Raise `UserError` where this process differs from the first.
@@ -161,12 +152,40 @@ class Ring:
             )
 
     def leave(self) -> None:
-        """Part from the others; no exchange follows."""
-        if self._store is not None:
-            import torch.distributed as dist
+        """Part from the others when all have heard everything; no exchange follows.
 
-            self._store = None
-            dist.destroy_process_group()
+        Raises:
+            UserError: another process ended.
+        """
+        if self._store is None:
+            return
+        import torch.distributed as dist
+
+        with _one_sentence(self.place):
+            _barrier()
+        self._store = None
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _one_sentence(own: Place) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"process {own.rank} stops: another process of this run ended early; what was "
+            "measured stays: go on with --resume."
+        ) from error
+
+
+def _barrier() -> None:
+    """Wait for all, awake to signals."""
+    import torch.distributed as dist
+
+    work = dist.barrier(async_op=True)
+    while not work.is_completed():
+        time.sleep(_POLL_S)
+    work.wait()
 
 
 def _take_device(own: Place, device: str) -> None:
