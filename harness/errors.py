@@ -11,3 +11,9 @@ class UserError(Exception):
 def one_line(error: BaseException) -> str:
     """Kind and text of an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def raise_ctrl_c(error: BaseException) -> None:
+    """Raise the Ctrl-C that ``error`` hides: code that was interrupted may fail to clean up."""
+    if isinstance(error.__context__, KeyboardInterrupt):
+        raise error.__context__ from None

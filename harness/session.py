@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
-from harness.errors import FAILURES, one_line
+from harness.errors import FAILURES, one_line, raise_ctrl_c
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
@@ -85,6 +85,7 @@ class Session:
                     prompt_ids, self._sampling(self._plan.config.seed), min(longest, _WARMUP_TOKENS)
                 )
             except FAILURES as error:
+                raise_ctrl_c(error)
                 say(f"warm-up of {method.name} failed: {one_line(error)}")
                 continue
             if method.name == "ar_loop":
@@ -132,8 +133,7 @@ class Session:
             try:
                 record: Record = self._ask(method, source, key, prompt_ids, oracle)
             except FAILURES as error:
-                if isinstance(error.__context__, KeyboardInterrupt):
-                    raise error.__context__ from None  # its clean-up failed as well
+                raise_ctrl_c(error)
                 record = _failure(key, one_line(error))
             yield record
 

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 _LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 """What torchrun and accelerate tell each process."""
 _POLL_S = 0.1
-_PATIENCE = timedelta(days=30)
-"""A share may take long; a process that dies is noticed at once, whatever this says."""
+_MEETING = timedelta(minutes=5)
+"""For all to be there: one that dies before it is met is noticed by its absence alone."""
+_SHARE = timedelta(days=30)
+"""For all to finish; one that dies after they met is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Ring:
         try:
             self._store, rank, size = next(rendezvous("env://"))
             dist.init_process_group(
-                "gloo", store=self._store, rank=rank, world_size=size, timeout=_PATIENCE
+                "gloo", store=self._store, rank=rank, world_size=size, timeout=_MEETING
             )
         except (RuntimeError, ValueError) as error:
             raise UserError(
@@ -181,8 +183,12 @@ def _one_sentence(own: Place) -> Iterator[None]:
 def _barrier() -> None:
     """Wait for all, awake to signals."""
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import BarrierOptions
 
-    work = dist.barrier(async_op=True)
+    assert dist.group.WORLD is not None
+    options = BarrierOptions()
+    options.timeout = _SHARE
+    work = dist.group.WORLD.barrier(options)
     while not work.is_completed():
         time.sleep(_POLL_S)
     work.wait()

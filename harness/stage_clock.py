@@ -13,7 +13,7 @@ from typing import Any
 from drafters.base import Drafter
 from harness.clock import Clock, clock_for, no_collection
 from harness.decode import generate
-from harness.errors import FAILURES, one_line
+from harness.errors import FAILURES, one_line, raise_ctrl_c
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
@@ -70,6 +70,7 @@ def measure_stages(
         try:
             times = stage_times(target, method.drafter, contexts, sampling)
         except FAILURES as error:
+            raise_ctrl_c(error)
             say(f"{method.name} failed while its parts were timed: {one_line(error)}")
             continue
         if times is not None:
