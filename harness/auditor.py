@@ -19,7 +19,7 @@ from harness import run_files
 from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
@@ -204,6 +204,10 @@ def _score(
         raise NotAudited(
             f"not audited from {place} on: memory ran out; call harness verify where there is more."
         ) from error
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{place} cannot be audited: {error}.") from error
+    except FAILURES as error:  # a target from elsewhere
+        raise UserError(f"{place} cannot be audited: {one_line(error)}.") from error
     return found

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.metrics import NoData, Sides, drafted_pairs, pairs
+from harness.metrics import NoData, Sides, drafted_pairs, timed_pairs
 from harness.records import Generation
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +102,7 @@ def _costs(sides: Sides) -> Rows:
     """Seconds and tokens decoded, of the baseline, then of the method, on the same prompts."""
     return [
         (a.prompt_id, (a.decode_s, len(a.new_tokens) - 1, b.decode_s, len(b.new_tokens) - 1))
-        for a, b in pairs(*sides)
+        for a, b in timed_pairs(*sides)
     ]
 
 

@@ -95,10 +95,14 @@ def _run(arguments: list[str]) -> int:
     from harness.runner import run
 
     result = run(config, ["run", *arguments])
+    if not result.is_first:
+        return INTERRUPTED if result.interrupted else 0
     _publish(result)
+    if result.found.problem is not None:
+        raise result.found.problem
     if result.interrupted:
         return INTERRUPTED
-    return 1 if result.num_failures or result.num_mismatches else 0
+    return 1 if result.num_failures or result.found.num_mismatches else 0
 
 
 def _publish(result: RunResult) -> None:
@@ -120,8 +124,8 @@ def _publish(result: RunResult) -> None:
         "leaderboard_html": str(html) if html else None,
         "num_generations": result.num_generations,
         "num_failures": result.num_failures,
-        "num_mismatches": result.num_mismatches,
-        "num_scored": result.num_scored,
+        "num_mismatches": result.found.num_mismatches,
+        "num_scored": result.found.num_scored,
     }
     print(json.dumps(summary))
 

@@ -1,5 +1,19 @@
-"""The one exception that reaches the user as a sentence instead of a traceback."""
+"""The one exception that reaches the user as a sentence, and how others are told."""
+
+FAILURES = (Exception, SystemExit)
+"""What code from elsewhere may raise without ending a run: all but Ctrl-C."""
 
 
 class UserError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and text of an error on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def raise_ctrl_c(error: BaseException) -> None:
+    """Raise the Ctrl-C that ``error`` hides: code that was interrupted may fail to clean up."""
+    if isinstance(error.__context__, KeyboardInterrupt):
+        raise error.__context__ from None

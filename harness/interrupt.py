@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM held back until a step is whole."""
+"""Ctrl-C and SIGTERM: held back until a step is whole, or taken for one another."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def interrupt_deferred() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Schedulers and launchers end a run by SIGTERM; it keeps what a Ctrl-C would."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

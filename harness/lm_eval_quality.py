@@ -23,7 +23,7 @@ from harness.errors import UserError
 from harness.model_args import BASELINE, ModelArgs
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
-from harness.run_files import write_json
+from harness.whole_file import write_json
 from targets.base import TargetOptions
 from tasks.base import PromptSet
 from tasks.grading import grader_of

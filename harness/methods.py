@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drafters.base import Drafter, DrafterOptions
 from harness import registry
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line
 from harness.plan import Plan
 
 if TYPE_CHECKING:
@@ -65,7 +67,20 @@ def _baseline(name: str, target: Target) -> Method:
 
 
 def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
-    drafter = _build(options, plan, target)
+    try:
+        drafter = _build(options, plan, target)
+        return _as_method(options, drafter, target)
+    except UserError:
+        raise
+    except FAILURES as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"drafter {options.method} cannot be built: {one_line(error)} "
+            f"({Path(place.filename).name}, line {place.lineno})."
+        ) from error
+
+
+def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
     facts = {
         "method": options.method,
         "kind": "drafter",

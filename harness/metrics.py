@@ -102,6 +102,18 @@ def pairs(
     return [(item, others[key]) for key, item in _by_prompt(baseline).items() if key in others]
 
 
+def timed(generations: Sequence[Generation]) -> list[Generation]:
+    """Those whose times count: of one process a host."""
+    return [item for item in generations if item.process == 0]
+
+
+def timed_pairs(
+    baseline: Sequence[Generation], method: Sequence[Generation]
+) -> list[tuple[Generation, Generation]]:
+    """`pairs` in which the times of both sides count."""
+    return pairs(timed(baseline), timed(method))
+
+
 def drafted_pairs(
     first: Sequence[Generation], second: Sequence[Generation]
 ) -> list[tuple[Generation, Generation]]:
@@ -117,7 +129,7 @@ def speedup(baseline: Sequence[Generation], method: Sequence[Generation]) -> flo
     Raises:
         NoData: no prompt in common, or one side decoded nothing.
     """
-    both = pairs(baseline, method)
+    both = timed_pairs(baseline, method)
     slow = tokens_per_s([pair[0] for pair in both])
     fast = tokens_per_s([pair[1] for pair in both])
     return fast / slow
@@ -142,7 +154,7 @@ def speedup_end_to_end(baseline: Sequence[Generation], method: Sequence[Generati
     Raises:
         NoData: no prompt in common, or no time measured.
     """
-    both = pairs(baseline, method)
+    both = timed_pairs(baseline, method)
     before = sum(item.prefill_s + item.decode_s for item, _ in both)
     after = sum(item.prefill_s + item.decode_s for _, item in both)
     if before == 0 or after == 0:
@@ -156,8 +168,9 @@ def tokens_per_s(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: nothing was decoded after the prefill's token.
     """
-    tokens = sum(len(item.new_tokens) - 1 for item in generations)
-    seconds = sum(item.decode_s for item in generations)
+    answers = timed(generations)
+    tokens = sum(len(item.new_tokens) - 1 for item in answers)
+    seconds = sum(item.decode_s for item in answers)
     if tokens == 0 or seconds == 0:
         raise NoData("nothing was decoded after the prefill's token")
     return tokens / seconds
@@ -169,8 +182,9 @@ def seconds_per_round(generations: Sequence[Generation]) -> float:
     Raises:
         NoData: no generation has rounds.
     """
-    num_rounds = len(rounds_of(generations))
-    return sum(item.decode_s for item in generations if item.rounds) / num_rounds
+    answers = timed(generations)
+    num_rounds = len(rounds_of(answers))
+    return sum(item.decode_s for item in answers if item.rounds) / num_rounds
 
 
 def peak_memory_bytes(generations: Sequence[Generation]) -> int | None:

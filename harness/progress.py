@@ -24,9 +24,13 @@ def duration(seconds: float) -> str:
 class Progress:
     """A bar with rate and time left; silent where stderr is no terminal."""
 
-    def __init__(self, total: int, what: str | None = None) -> None:
+    def __init__(self, total: int, what: str | None = None, *, shown: bool = True) -> None:
         self._bar: tqdm[Never] = tqdm(
-            total=total, desc=what, unit="answer", file=sys.stderr, disable=not sys.stderr.isatty()
+            total=total,
+            desc=what,
+            unit="answer",
+            file=sys.stderr,
+            disable=not (shown and sys.stderr.isatty()),
         )
 
     def step(self, what: str) -> None:

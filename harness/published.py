@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from harness.metrics import NoData, mean, pairs, responses, rounds_of
+from harness.metrics import NoData, mean, responses, rounds_of, timed_pairs
 from harness.records import Generation
 
 
@@ -39,7 +39,7 @@ def speedup_dflash(baseline: Sequence[Generation], method: Sequence[Generation])
     Raises:
         NoData: no prompt in common, or one side took no time.
     """
-    both = pairs(baseline, method)
+    both = timed_pairs(baseline, method)
     slow, fast = (
         mean([item.decode_s / len(item.new_tokens) for item in side])
         for side in ([a for a, _ in both], [b for _, b in both])
@@ -59,7 +59,7 @@ def speedup_spec_bench(baseline: Sequence[Generation], method: Sequence[Generati
     Raises:
         NoData: no prompt in common, or a conversation that took no time.
     """
-    both = pairs(baseline, method)
+    both = timed_pairs(baseline, method)
     slow, fast = _mean_speed([a for a, _ in both]), _mean_speed([b for _, b in both])
     return fast / slow
 

@@ -85,11 +85,19 @@ class Generation(Key):
     """Device memory on a GPU, None elsewhere."""
     other_load: float | None = None
     """Mean number of cores that other processes kept busy meanwhile; None where not told."""
+    process: int = 0
+    """Which process of its host asked; the times of process 0 count."""
+    num_processes: int = 1
+    """Processes of the run on that host, which disturb each other's times."""
 
     def __post_init__(self) -> None:
         _require(len(self.new_tokens) >= 1, "a generation holds at least the prefill's token")
         _require(self.num_prompt_tokens >= 1, "a prompt has at least one token")
         _require(self.finish_reason in get_args(FinishReason), f"{self.finish_reason!r} unknown")
+        _require(
+            0 <= self.process < self.num_processes,
+            f"process {self.process} is none of {self.num_processes}",
+        )
         for name in ("prefill_s", "decode_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} = {value} is no duration")
@@ -175,12 +183,12 @@ def read_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
     Raises:
         ValueError: a malformed line; the message names file and line.
     """
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:  # a cut may leave half a character
         for number, line in enumerate(lines, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                yield parse(line)
+                yield parse(line.decode())
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +17,9 @@ from harness import audit_records, draws, score_records
 from harness.audit_records import Audit
 from harness.draws import Draws
 from harness.errors import UserError
-from harness.records import Record, read_records, to_json
+from harness.records import Generation, Record, RecordKey, key_of, read_records, to_json
 from harness.score_records import Score
+from harness.whole_file import write_json, write_text
 
 _MACHINE = ("cpu", "gpu", "num_threads")
 """Hardware facts that may not change within a run."""
@@ -48,6 +50,15 @@ class RunFiles:
     def records(self) -> Path:
         """What happened."""
         return self.directory / "records.jsonl"
+
+    def records_of(self, rank: int) -> Path:
+        """What happened in one process of several, until `merge`."""
+        return self.directory / f"records.rank{rank}.jsonl"
+
+    @property
+    def parts(self) -> list[Path]:
+        """Records of processes that are not merged yet."""
+        return sorted(self.directory.glob("records.rank*.jsonl"))
 
     @property
     def stages(self) -> Path:
@@ -85,12 +96,15 @@ def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str
     now = datetime.now(UTC)
     run_id = f"{now:%Y%m%dT%H%M%S}.{now.microsecond // 1000:03d}Z-{digest[:8]}"
     files = RunFiles(output_dir / run_id)
+    begun = RunFiles(output_dir / f".{run_id}")
     try:
-        files.directory.mkdir(parents=True)
-        write_json(files.config, {**config, "run_id": run_id})
-        write_json(files.environment, environment)
-        files.records.touch()
+        begun.directory.mkdir(parents=True)
+        write_json(begun.config, {**config, "run_id": run_id})
+        write_json(begun.environment, environment)
+        begun.records.touch()
+        begun.directory.rename(files.directory)  # a run is there whole or not at all
     except OSError as error:
+        shutil.rmtree(begun.directory, ignore_errors=True)
         raise UserError(f"{files.directory} cannot be written: {error.strerror}.") from error
     return files
 
@@ -123,25 +137,67 @@ def reopen(
         where = json.loads(files.environment.read_text(encoding="utf-8"))
         began.pop("run_id")
         refuse_difference(began, json.loads(json.dumps(config)), "configuration")
-        refuse_difference(_machine(where), _machine(environment), "environment")
-        torn = cut_torn_line(files.records)
-        records = list(read_records(files.records))
+        refuse_difference(machine(where), machine(environment), "environment")
+        torn = sum(cut_torn_line(path) for path in (files.records, *files.parts))
+        records = read_all(files)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"run {files.run_id} cannot be resumed: {error}.") from error
     resumed = [*where.get("resumed", []), environment]
-    write_json(files.environment, {**where, "resumed": resumed})
+    save_json(files.environment, {**where, "resumed": resumed})
     return records, torn
+
+
+def read_all(files: RunFiles) -> list[Record]:
+    """Records of the run, and those of its processes that are not merged yet.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a malformed line.
+    """
+    parts = files.parts
+    records = list(read_records(files.records))
+    merged = set(records) if parts else set()
+    for path in parts:
+        records += [record for record in read_records(path) if record not in merged]
+    return records
+
+
+def merge(files: RunFiles, order: Sequence[RecordKey]) -> None:
+    """Put all records into one file in ``order``, failures before answers.
+
+    That is the file of an uninterrupted run of one process. Stopped anywhere, it can be done again.
+
+    Raises:
+        UserError: the disk is full or gone.
+    """
+    places = {key: place for place, key in enumerate(order)}
+    parts = files.parts
+    records = read_all(files)
+    ordered = sorted(
+        records,
+        key=lambda item: (places.get(key_of(item), len(order)), isinstance(item, Generation)),
+    )
+    if parts or ordered != records:
+        save_text(files.records, "".join(f"{to_json(record)}\n" for record in ordered))
+    for path in parts:
+        path.unlink()
 
 
 def refuse_difference(began: Any, now: Any, what: str) -> None:
     """Raise `UserError` naming the first field in which two JSON values differ."""
-    found = _difference(began, now, "")
+    found = first_difference(began, now)
     if found is not None:
         field, old, new = found
         raise UserError(
-            f"cannot resume: {what} field {field} was {_short(old)} and is now {_short(new)}; "
-            "repeat the flags the run began with, or start a new run."
+            f"cannot resume: {what} field {field} was {old} and is now {new}; repeat the flags "
+            "the run began with, or start a new run."
         )
+
+
+def first_difference(first: Any, second: Any) -> tuple[str, str, str] | None:
+    """Dotted name of the first field in which two JSON values differ, and what each says."""
+    found = _difference(first, second, "")
+    return found and (found[0], _short(found[1]), _short(found[2]))
 
 
 def cut_torn_line(path: Path) -> int:
@@ -153,15 +209,24 @@ def cut_torn_line(path: Path) -> int:
     return len(data) - keep
 
 
-def write_json(path: Path, body: Mapping[str, Any]) -> None:
-    """Write ``body`` whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(body, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def save_text(path: Path, text: str) -> None:
+    """Write a file of a run whole or not at all.
+
+    Raises:
+        UserError: the disk is full or gone.
+    """
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written ({error.strerror}); what was measured stays: make room "
+            "and go on with --resume."
+        ) from error
+
+
+def save_json(path: Path, body: Mapping[str, Any]) -> None:
+    """`save_text` of indented JSON."""
+    save_text(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
 
 
 class LineWriter:
@@ -234,7 +299,8 @@ class ScoreWriter(LineWriter):
         self.write(score_records.to_json(score))
 
 
-def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an environment may not change within a run."""
     versions = environment["versions"]
     return {
         "hardware": {name: environment["hardware"][name] for name in _MACHINE},

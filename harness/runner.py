@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plan as planning
-from harness import run_files
+from harness import run_files, shards
 from harness.config import RunConfig
-from harness.distribution import checks, describe_check, num_wrong
+from harness.errors import UserError
+from harness.examination import Examination, examine
+from harness.interrupt import sigterm_as_ctrl_c
 from harness.methods import Method, build_methods
 from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
-from harness.records import Generation, Record, read_records
+from harness.records import Generation, Record
 from harness.run_files import RecordWriter, RunFiles
-from harness.sampling import Sampling
-from harness.session import Session
-from harness.verdicts import describe_mismatch, mismatches
+from harness.session import Session, keys_in_order
+from harness.shards import Place, Ring
 
 if TYPE_CHECKING:
     from targets.base import Target
@@ -31,51 +33,69 @@ class RunResult:
     files: RunFiles
     num_generations: int
     num_failures: int
-    num_mismatches: int | None
-    """Answers, or above temperature 0 methods, that are not the target's; None where none was
-    audited."""
-    num_scored: int
+    """Answers that failed in this sitting."""
+    found: Examination
     interrupted: bool
+    is_first: bool = True
+    """Whether this process reports; the others of a run only measure."""
 
 
 def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     """Measure what ``config`` asks for, or finish a run that was cut off.
 
-    Ctrl-C ends it early and keeps what was measured.
+    Ctrl-C and SIGTERM end it early and keep what was measured. Under a launcher each process
+    asks its share of the conversations; the first one merges them and does the rest.
 
     Raises:
         UserError: anything the user can put right.
     """
+    place = shards.place()
+    if place.size > 1 and config.train_if_missing:
+        raise UserError("--train-if-missing is for one process; call harness train first.")
     plan = planning.make_plan(config)
-    for line in planning.describe(plan):
-        say(line)
-    from targets.load import load_target
+    with sigterm_as_ctrl_c():
+        if place.is_first:
+            for line in planning.describe(plan):
+                say(line)
+        ring = Ring(place, plan.target.device)
+        from targets.load import load_target
 
-    target = load_target(plan.target)
-    methods = build_methods(plan, target)
-    if config.exact:
-        _hold_exact(target, methods)
-    files, before = _open(plan, config_facts(plan, target, methods), environment(argv))
-    say(f"run      {files.directory}")
-    session = Session(plan, target, methods, before)
+        target = load_target(plan.target)
+        methods = build_methods(plan, target)
+        if config.exact:
+            _hold_exact(target, methods)
+        files = _open(plan, methods, config_facts(plan, target, methods), environment(argv), ring)
+        return _measure(plan, target, methods, files, ring)
+
+
+def _measure(
+    plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles, ring: Ring
+) -> RunResult:
+    """Ask this process's share; in the first one, do also what follows the answers."""
+    place = ring.place
+    share = place.share(plan)
+    session = Session(share, target, methods, shards.within(_records(files), share))
+    num_failures: int | None = None
+    found = Examination()
     interrupted = False
-    num_mismatches, num_scored = None, 0
     try:
-        _write_all(session, plan, files)
-        if session.baseline_answers and not files.stages.exists():
-            _measure_stages(session, plan, target, methods, files)
-        num_mismatches = _audit(plan, target, files)
-        num_scored = _score(plan, files)
+        _write_all(session, share, files, place)
+        num_failures = sum(ring.exchange(session.num_failures))
+        ring.leave()
+        if place.is_first:
+            run_files.merge(files, keys_in_order(plan, methods))
+            found = examine(plan, target, methods, files, _generations(files))
     except KeyboardInterrupt:
         interrupted = True
-        say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
+        if place.is_first:
+            say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
     return RunResult(
         files=files,
-        num_generations=session.num_generations,
-        num_failures=session.num_failures,
-        num_mismatches=num_mismatches,
-        num_scored=num_scored,
+        num_generations=len(_generations(files)),
+        num_failures=session.num_failures if num_failures is None else num_failures,
+        found=found,
         interrupted=interrupted,
+        is_first=place.is_first,
     )
 
 
@@ -88,96 +108,36 @@ def _hold_exact(target: Target, methods: Sequence[Method]) -> None:
     say(f"exact    every pass has {rows} rows; chains had the bits of one-token passes")
 
 
-def _write_all(session: Session, plan: Plan, files: RunFiles) -> None:
+def _write_all(session: Session, share: Plan, files: RunFiles, place: Place) -> None:
     """Put every record on the disk as it comes."""
     if not session.num_left:
         return
     full_s = session.warm_up()
-    say(
-        f"{plan.target.device}: {session.num_left} answers of up to {plan.max_new_tokens} tokens, "
-        f"at most {duration(full_s)}"
-    )
-    with RecordWriter(files.records) as writer, Progress(session.num_left) as progress:
+    if place.is_first:
+        say(
+            f"{share.target.device}: {session.num_left} answers of up to {share.max_new_tokens} "
+            f"tokens, at most {duration(full_s)}"
+        )
+    path = files.records if place.size == 1 else files.records_of(place.rank)
+    with (
+        RecordWriter(path) as writer,
+        Progress(session.num_left, shown=place.is_first) as progress,
+    ):
         for record in session.records():
-            writer.append(record)
+            writer.append(place.sign(record))
             progress.step(f"{record.method} {record.task}")
 
 
-def _measure_stages(
-    session: Session, plan: Plan, target: Target, methods: Sequence[Method], files: RunFiles
-) -> None:
-    """Time the parts of a round, once a run."""
-    from harness.stage_clock import measure_stages
-
-    say("timing the parts of a round")
-    stages = measure_stages(plan, target, methods, session.baseline_answers)
-    if stages is not None:
-        run_files.write_json(files.stages, stages.to_json())
-
-
-def _audit(plan: Plan, target: Target, files: RunFiles) -> int | None:
-    """Re-score every answer and say what is not the target's; how many.
-
-    At temperature 0 answers are judged one by one, above it the draws of each method as a whole.
-    """
-    from harness.auditor import NotAudited
-
-    generations = _generations(files)
-    audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
+def _records(files: RunFiles) -> list[Record]:
+    """What this run and its unmerged processes recorded."""
     try:
-        return audit(plan, target, generations, files)
-    except NotAudited as error:
-        say(str(error))
-        return None
-
-
-def _audit_greedy(
-    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
-) -> int | None:
-    from harness.auditor import audit_answers
-
-    audits = audit_answers(
-        plan.target, target, plan.tasks, generations, files.audit, exact=plan.config.exact
-    )
-    found = mismatches(audits.values())
-    for audit, deviation in found:
-        say(describe_mismatch(audit, deviation))
-    return len(found) if audits else None
-
-
-def _audit_draws(
-    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
-) -> int | None:
-    from harness.draw_auditor import audit_draws
-
-    config = plan.config
-    sampling = Sampling(config.temperature, config.top_p, config.top_k)
-    draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
-    found = checks(generations, draws)
-    for method, check in found.items():
-        say(describe_check(method, check))
-    return num_wrong(found)
-
-
-def _score(plan: Plan, files: RunFiles) -> int:
-    """Score what can be scored and say what was not run; how many answers are scored."""
-    from harness.scorer import FLAG, NotScored, score_answers
-
-    allowed = plan.config.confirm_run_unsafe_code
-    generations = _generations(files)
-    try:
-        scored = score_answers(plan.tasks, generations, files, run_code=allowed)
-    except NotScored as error:
-        say(str(error))
-        return 0
-    num_not_run = scored.num_not_run(generations)
-    if num_not_run and not allowed:
-        say(f"{num_not_run} programs in answers were not run; {FLAG} runs and scores them")
-    return len(scored.scores)
+        return run_files.read_all(files)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the records of run {files.run_id} cannot be read: {error}.") from error
 
 
 def _generations(files: RunFiles) -> list[Generation]:
-    return [item for item in read_records(files.records) if isinstance(item, Generation)]
+    return [item for item in _records(files) if isinstance(item, Generation)]
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:
@@ -201,15 +161,40 @@ def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[
 
 
 def _open(
-    plan: Plan, facts: dict[str, Any], where: dict[str, Any]
-) -> tuple[RunFiles, list[Record]]:
-    """A new run directory, or the one to resume and its records."""
+    plan: Plan,
+    methods: Sequence[Method],
+    facts: dict[str, Any],
+    where: dict[str, Any],
+    ring: Ring,
+) -> RunFiles:
+    """A new run directory or the one to resume, opened by the first process for all."""
+    own = {"config": shards.without_device(facts), "environment": run_files.machine(where)}
+    directory = None
+    if ring.place.is_first:
+        files = _open_alone(plan, methods, facts, where)
+        say(f"run      {files.directory}")
+        directory = str(files.directory.resolve())
+    told = ring.exchange({**own, "directory": directory})
+    ring.require_alike(told)
+    files = RunFiles(Path(told[0]["directory"]))
+    if not files.config.is_file():
+        raise UserError(
+            f"process {ring.place.rank} does not see {files.directory}; --output-dir must be a "
+            "directory that all hosts share."
+        )
+    return files
+
+
+def _open_alone(
+    plan: Plan, methods: Sequence[Method], facts: dict[str, Any], where: dict[str, Any]
+) -> RunFiles:
     config = plan.config
     if config.resume is None:
-        return run_files.create(config.output_dir, facts, where), []
+        return run_files.create(config.output_dir, facts, where)
     files = run_files.find(config.resume, config.output_dir)
     records, torn = run_files.reopen(files, facts, where)
     if torn:
         say(f"cut off a torn last record ({torn} bytes)")
     say(f"resuming with {len(records)} of {plan.num_generations} records there")
-    return files, records
+    run_files.merge(files, keys_in_order(plan, methods))
+    return files

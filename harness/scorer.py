@@ -124,7 +124,7 @@ def score_answers(
             )
         scoring, run = dataclasses.replace(scoring, code=code), sandbox.run
     if scoring != before:
-        _write_scoring(files, scoring)
+        run_files.save_json(files.scoring, scoring_json(scoring))
     _score_all(jobs, run, files, found)
     return Scored(scoring, found)
 
@@ -260,10 +260,3 @@ def _there_already(files: RunFiles, scoring: Scoring, generations: Sequence[Gene
         return read_scores(files.scores, scoring, generations)
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file to score the run anew.") from error
-
-
-def _write_scoring(files: RunFiles, scoring: Scoring) -> None:
-    try:
-        run_files.write_json(files.scoring, scoring_json(scoring))
-    except OSError as error:
-        raise UserError(f"{files.scoring} cannot be written: {error.strerror}.") from error

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.load import OtherLoad
 from harness.methods import Method
 from harness.plan import Plan
@@ -49,11 +49,6 @@ class Session:
                 self._note(record)
 
     @property
-    def num_generations(self) -> int:
-        """Answers there are, those of earlier sittings included."""
-        return len(self._done)
-
-    @property
     def num_failures(self) -> int:
         """Answers that failed in this sitting."""
         return len(self._failed)
@@ -62,11 +57,6 @@ class Session:
     def num_left(self) -> int:
         """Answers there are not, those that failed included."""
         return self._plan.num_generations - len(self._done)
-
-    @property
-    def baseline_answers(self) -> list[Generation]:
-        """What ``ar_loop`` answered, in the order asked."""
-        return list(self._answers.values())
 
     def records(self) -> Iterator[Record]:
         """Ask everything that has no answer yet; a method that raises makes a `Failure`."""
@@ -103,7 +93,11 @@ class Session:
         """
         self._warm.add(task)
         first = self._plan.tasks[task].prompts[0]
-        prompt_ids = self._target.encode_chat([{"role": "user", "content": first.turns[0]}])
+        try:
+            prompt_ids = self._target.encode_chat([{"role": "user", "content": first.turns[0]}])
+        except FAILURES as error:
+            say(f"warm-up on {task} failed: {one_line(error)}")
+            return 0.0
         longest = self._plan.max_new_tokens
         sampling = self._sampling(self._plan.config.seed)
         answer: Sequence[int] | None = None
@@ -114,7 +108,8 @@ class Session:
                 decoded = method.generate(prompt_ids, sampling, min(longest, _WARMUP_TOKENS))
             except TreeProposed as error:
                 raise UserError(f"{method.name}: {error}") from error
-            except Exception as error:
+            except FAILURES as error:
+                raise_ctrl_c(error)
                 say(f"warm-up of {method.name} on {task} failed: {one_line(error)}")
                 continue
             if method.name == "ar_loop":
@@ -125,11 +120,21 @@ class Session:
 
     def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
         """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
+        prompts = turns(self._target, task, prompt, self._answers)
         asked = 0
-        for asked, prompt_ids in turns(self._target, task, prompt, self._answers):
-            for repeat in range(self._plan.config.repeats):
-                yield from self._ask_all(task, source, prompt.prompt_id, asked, repeat, prompt_ids)
-        missing = f"ar_loop failed at turn {asked}, so there is no history to go on from"
+        missing = ""
+        while not missing:
+            try:
+                asked, prompt_ids = next(prompts)
+            except StopIteration:
+                missing = f"ar_loop failed at turn {asked}, so there is no history to go on from"
+            except FAILURES as error:  # the target's template or tokenizer
+                missing = f"no prompt for turn {asked + 1}: {one_line(error)}"
+            else:
+                for repeat in range(self._plan.config.repeats):
+                    yield from self._ask_all(
+                        task, source, prompt.prompt_id, asked, repeat, prompt_ids
+                    )
         for turn in range(asked + 1, len(prompt.turns) + 1):
             yield from self._fail_turn(task, prompt.prompt_id, turn, missing)
 
@@ -151,7 +156,8 @@ class Session:
             oracle = self._answers.get((task, prompt_id, turn, "ar_loop", repeat))
             try:
                 record: Record = self._ask(method, source, key, prompt_ids, oracle)
-            except Exception as error:
+            except FAILURES as error:
+                raise_ctrl_c(error)
                 record = _failure(key, one_line(error))
             yield record
 
@@ -191,7 +197,9 @@ class Session:
 
     def _fail_turn(self, task: str, prompt_id: str, turn: int, error: str) -> Iterator[Record]:
         for repeat in range(self._plan.config.repeats):
-            for method in self._methods:
+            for method in shuffled(
+                self._methods, self._plan.config.seed, task, prompt_id, turn, repeat
+            ):
                 key = (task, prompt_id, turn, method.name, repeat)
                 if key not in self._done:
                     yield _failure(key, error)
@@ -232,13 +240,20 @@ def _prepare(method: Method, prompt_ids: Sequence[int], answer: Sequence[int] | 
     method.prepare(prompt_ids, answer)
 
 
+def keys_in_order(plan: Plan, methods: Sequence[Method]) -> list[RecordKey]:
+    """Keys of a whole run, as one process asks them."""
+    return [
+        (task, prompt.prompt_id, turn, method.name, repeat)
+        for task, chosen in plan.tasks.items()
+        for prompt in chosen.prompts
+        for turn in range(1, len(prompt.turns) + 1)
+        for repeat in range(plan.config.repeats)
+        for method in shuffled(methods, plan.config.seed, task, prompt.prompt_id, turn, repeat)
+    ]
+
+
 def _failure(key: RecordKey, error: str) -> Failure:
     task, prompt_id, turn, method, repeat = key
     return Failure(
         task=task, prompt_id=prompt_id, turn=turn, method=method, repeat=repeat, error=error
     )
-
-
-def one_line(error: Exception) -> str:
-    """Kind and text of an error on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

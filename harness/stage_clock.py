@@ -13,12 +13,12 @@ from typing import Any
 from drafters.base import Drafter
 from harness.clock import Clock, clock_for, no_collection
 from harness.decode import generate
+from harness.errors import FAILURES, one_line, raise_ctrl_c
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
 from harness.records import Generation
 from harness.sampling import Sampling
-from harness.session import one_line
 from harness.stages import Stages, StageTimes
 from targets.base import Target
 
@@ -69,7 +69,8 @@ def measure_stages(
             continue
         try:
             times = stage_times(target, method.drafter, contexts, sampling)
-        except Exception as error:
+        except FAILURES as error:
+            raise_ctrl_c(error)
             say(f"{method.name} failed while its parts were timed: {one_line(error)}")
             continue
         if times is not None:

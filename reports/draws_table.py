@@ -5,7 +5,7 @@ from __future__ import annotations
 from harness.distribution import Check, checks
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
-from reports.leaderboard import Comparison
+from reports.group import Comparison
 
 
 def draws_table(group: Comparison) -> Table | None:

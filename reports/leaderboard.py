@@ -13,7 +13,7 @@ from reports import differences, load_mark
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.group import Comparison, competes, is_oracle
-from reports.run import Run
+from reports.run import Run, processes_a_host
 from reports.tables import OVERALL, headline_baseline
 
 
@@ -195,6 +195,8 @@ def notes(group: Comparison) -> list[str]:
 
 def _run_notes(group: Comparison, run: Run) -> list[str]:
     found = [_baseline_note(run)]
+    if sharing := _sharing_note(run):
+        found.append(sharing)
     if run.torn:
         found.append("the last line of the records was cut off mid-write and is left out.")
     for item in run.methods:
@@ -231,6 +233,19 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 "prompt tokens: not in the speedups."
             )
     return found + load_mark.footnote(run)
+
+
+def _sharing_note(run: Run) -> str:
+    """Empty where every answer had its host to itself."""
+    numbers = processes_a_host(run)
+    if max(numbers, default=1) == 1:
+        return ""
+    num_timed = len(metrics.timed(run.generations))
+    return (
+        f"measured with {' or '.join(map(str, numbers))} processes at work on a host, which slow "
+        f"each other: speedups and tokens/s are those of one process a host ({num_timed} of "
+        f"{len(run.generations)} answers); τ counts every answer."
+    )
 
 
 def _baseline_note(run: Run) -> str:

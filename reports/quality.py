@@ -9,7 +9,7 @@ from harness import quality
 from harness.quality import VERDICTS, ScoreTally
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
-from reports.leaderboard import Comparison
+from reports.group import Comparison
 from reports.run import Run
 
 NOT_RUN = "not run"

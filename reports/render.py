@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.errors import UserError
+from harness.whole_file import write_text
 from reports import details, evidence, markdown
 from reports import formatting as form
 from reports.definitions import DEFINITIONS
@@ -52,10 +53,11 @@ def write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path,
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            path.write_text(_render(f"{path.name}.j2", sections), encoding="utf-8")
+            write_text(path, _render(f"{path.name}.j2", sections))
     except OSError as error:
         raise UserError(
-            f"{output_dir} cannot be written ({error.strerror}); name another with --output-dir."
+            f"the leaderboard cannot be written to {output_dir} ({error.strerror}); make room, or "
+            "name another place: harness report RUN --output-dir PLACE."
         ) from error
     return paths
 

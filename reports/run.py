@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from harness.audit_records import Audit, read_audits
 from harness.draws import Draws, read_draws
 from harness.errors import UserError
-from harness.records import Failure, Generation, Record, RecordKey, key_of, read_records
+from harness.records import Failure, Generation, Record, RecordKey, key_of
+from harness.run_files import RunFiles, read_all
 from harness.score_records import Scored, read_scores, read_scoring
 from harness.stages import Stages, read_stages
 
@@ -100,12 +101,13 @@ def load_run(path: Path) -> Run:
     """
     config = _read_object(path / "config.json", _CONFIG_KEYS)
     environment = _read_object(path / "environment.json", _ENVIRONMENT_KEYS)
-    records_path = path / "records.jsonl"
+    files = RunFiles(path)
+    records_path = files.records
     known_methods = {item["method"] for item in config["methods"]}
     known_tasks = {item["task"] for item in config["tasks"]}
     records: dict[RecordKey, Record] = {}
     try:
-        for record in read_records(records_path):
+        for record in read_all(files):
             if record.method not in known_methods or record.task not in known_tasks:
                 raise ValueError(
                     f"{records_path} holds {record.method} on {record.task}, "
@@ -115,7 +117,7 @@ def load_run(path: Path) -> Run:
             if isinstance(records.get(key), Generation):
                 raise ValueError(f"{records_path} holds two generations for {key}")
             records[key] = record
-        torn = _is_torn(records_path)
+        torn = any(_is_torn(path) for path in (files.records, *files.parts))
     except OSError as error:
         raise UserError(_unreadable(records_path, error)) from error
     except ValueError as error:
@@ -173,7 +175,13 @@ def conditions(run: Run) -> dict[str, Any]:
         "CPU": hardware.get("cpu"),
         "threads": hardware.get("num_threads"),
         "batch size": ", ".join(map(str, batch_sizes)),
+        "processes a host": ", ".join(map(str, processes_a_host(run))),
     }
+
+
+def processes_a_host(run: Run) -> list[int]:
+    """How many processes shared a host, ascending: a resumed run may have several numbers."""
+    return sorted({item.num_processes for item in run.generations})
 
 
 def _group_key(run: Run) -> str:

@@ -1,0 +1,136 @@
+"""What follows the answers of a run: the times of a round's parts, the audit and the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness import run_files
+from harness.distribution import checks, describe_check, num_wrong
+from harness.errors import FAILURES, UserError, one_line
+from harness.methods import Method
+from harness.plan import Plan
+from harness.progress import say
+from harness.records import Generation
+from harness.run_files import RunFiles
+from harness.sampling import Sampling
+from harness.verdicts import describe_mismatch, mismatches
+
+if TYPE_CHECKING:
+    from targets.base import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examination:
+    """What was found."""
+
+    num_mismatches: int | None = None
+    """Answers, or above temperature 0 methods, that are not the target's; None where none was
+    audited."""
+    num_scored: int = 0
+    problem: UserError | None = None
+    """What could not be done."""
+
+
+def examine(
+    plan: Plan,
+    target: Target,
+    methods: Sequence[Method],
+    files: RunFiles,
+    generations: Sequence[Generation],
+) -> Examination:
+    """Time the parts of a round, audit and score, as far as that was not done before."""
+    num_mismatches, num_scored = None, 0
+    try:
+        if not files.stages.exists():
+            _measure_stages(plan, target, methods, files, generations)
+        num_mismatches = _audit(plan, target, files, generations)
+        num_scored = _score(plan, files, generations)
+    except UserError as error:
+        return Examination(num_mismatches=num_mismatches, num_scored=num_scored, problem=error)
+    return Examination(num_mismatches=num_mismatches, num_scored=num_scored)
+
+
+def _measure_stages(
+    plan: Plan,
+    target: Target,
+    methods: Sequence[Method],
+    files: RunFiles,
+    generations: Sequence[Generation],
+) -> None:
+    """Time the parts of a round, once a run."""
+    answers = [item for item in generations if item.method == "ar_loop"]
+    if not answers:
+        return
+    from harness.stage_clock import measure_stages
+
+    say("timing the parts of a round")
+    try:
+        stages = measure_stages(plan, target, methods, answers)
+    except FAILURES as error:
+        say(f"the parts of a round were not timed: {one_line(error)}")
+        return
+    if stages is not None:
+        run_files.save_json(files.stages, stages.to_json())
+
+
+def _audit(
+    plan: Plan, target: Target, files: RunFiles, generations: Sequence[Generation]
+) -> int | None:
+    """Re-score every answer and say what is not the target's; how many.
+
+    At temperature 0 answers are judged one by one, above it the draws of each method as a whole.
+    """
+    from harness.auditor import NotAudited
+
+    audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
+    try:
+        return audit(plan, target, generations, files)
+    except NotAudited as error:
+        say(str(error))
+        return None
+
+
+def _audit_greedy(
+    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+) -> int | None:
+    from harness.auditor import audit_answers
+
+    audits = audit_answers(
+        plan.target, target, plan.tasks, generations, files.audit, exact=plan.config.exact
+    )
+    found = mismatches(audits.values())
+    for audit, deviation in found:
+        say(describe_mismatch(audit, deviation))
+    return len(found) if audits else None
+
+
+def _audit_draws(
+    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+) -> int | None:
+    from harness.draw_auditor import audit_draws
+
+    config = plan.config
+    sampling = Sampling(config.temperature, config.top_p, config.top_k)
+    draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
+    found = checks(generations, draws)
+    for method, check in found.items():
+        say(describe_check(method, check))
+    return num_wrong(found)
+
+
+def _score(plan: Plan, files: RunFiles, generations: Sequence[Generation]) -> int:
+    """Score what can be scored and say what was not run; how many answers are scored."""
+    from harness.scorer import FLAG, NotScored, score_answers
+
+    allowed = plan.config.confirm_run_unsafe_code
+    try:
+        scored = score_answers(plan.tasks, generations, files, run_code=allowed)
+    except NotScored as error:
+        say(str(error))
+        return 0
+    num_not_run = scored.num_not_run(generations)
+    if num_not_run and not allowed:
+        say(f"{num_not_run} programs in answers were not run; {FLAG} runs and scores them")
+    return len(scored.scores)

@@ -1,0 +1,32 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file; whoever reads it meanwhile sees the older one.
+
+    Raises:
+        OSError: the disk is full or gone; the older file is as it was.
+    """
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, body: Mapping[str, Any]) -> None:
+    """`write_text` of indented JSON."""
+    write_text(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
