@@ -89,9 +89,11 @@ def _measure(
         interrupted = True
         if place.is_first:
             say(f"interrupted; the same command with --resume {files.run_id} goes on from here")
+    own = share.num_generations - session.num_left
     return RunResult(
         files=files,
-        num_generations=len(_generations(files)),
+        # The others must not read the files that the first one is merging.
+        num_generations=len(_generations(files)) if place.is_first else own,
         num_failures=session.num_failures if num_failures is None else num_failures,
         found=found,
         interrupted=interrupted,

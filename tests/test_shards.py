@@ -162,7 +162,7 @@ def test_training_first_is_for_one_process(
 def test_two_processes_write_the_records_of_one(
     flags: list[str], whole: Path, tmp_path: Path
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = subprocess.run(
         [sys.executable, *launcher, "-m", "harness", "run", *flags, "--output-dir", str(tmp_path)],
         capture_output=True,

@@ -91,9 +91,9 @@ class Killer:
             deadly = self.num_kills < kills
             moment_s = self._draw.uniform(0, 1.2 * self.whole_s) if deadly else _PATIENCE_S
             if sitting.wait(moment_s):
-                assert sitting.statuses == [0] * number, (sitting.statuses, self._log)
+                assert sitting.statuses == [0] * number, (sitting.statuses, self._said())
                 break
-            assert deadly, f"a sitting did not end in {_PATIENCE_S} s: {self._log}"
+            assert deadly, f"a sitting did not end in {_PATIENCE_S} s: {self._said()}"
             self._kill(sitting, number)
             self._tear(output_dir)
         self.facts["runs"] += 1
@@ -111,7 +111,7 @@ class Killer:
             # ends the others then.
             self.facts["ended as a launcher would"] += 1
             sitting.kill(range(number))
-            assert sitting.wait(_SURVIVORS_S), f"processes cannot be killed: {self._log}"
+            assert sitting.wait(_SURVIVORS_S), f"processes cannot be killed: {self._said()}"
 
     def _tear(self, output_dir: Path) -> None:
         """Note what was there, and append a part of a line where a write may have been cut."""
@@ -134,8 +134,13 @@ class Killer:
         output_dir = self._new_output_dir()
         started = time.monotonic()
         sitting = self._sit(output_dir, [], 1)
-        assert sitting.wait(_PATIENCE_S) and sitting.statuses == [0], self._log
+        assert sitting.wait(_PATIENCE_S) and sitting.statuses == [0], self._said()
         return _outcome(output_dir), time.monotonic() - started
+
+    def _said(self) -> str:
+        """Stderr of the last sitting."""
+        logs = sorted(self._log.parent.glob(f"{self._log.name}.err*"))
+        return "\n".join(path.read_text(encoding="utf-8")[-1000:] for path in logs)
 
     def _new_output_dir(self) -> Path:
         self._num_runs += 1
