@@ -138,14 +138,14 @@ def test_the_page_shows_shares_intervals_and_tests(tmp_path: Path) -> None:
     directory = run_directory(tmp_path / "run")
     write_scores(directory, GSM8K)
     page = leaderboard_text([directory])
-    table = page[page.index("Quality") :].partition("\n#")[0]
+    table = page[page.index("# Quality\n") :].partition("\n##")[0]
     row = next(line for line in table.splitlines() if "gsm8k" in line and "combined" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:5] == ["gsm8k", "combined", "25.0", "7.1–59.1", "8"]
     assert cells[5:10] == ["2", "4", "1", "1", "0"]
     assert cells[10:] == ["−50.0", "5", "1", "0.219"]
     rows = [line for line in table.splitlines() if line.startswith("| mbpp")]
-    assert len(rows) == 2 and all("| not run |" in line for line in rows)
+    assert len(rows) == 2 and all(line.split("|")[3].strip() == "not run" for line in rows)
     assert "0.0" not in "".join(rows)
     assert "Programs in answers were not run." in page
     assert "mt_bench" not in table
@@ -165,6 +165,6 @@ def test_the_page_states_the_containment(tmp_path: Path) -> None:
 
 def test_without_scores_there_is_no_table(tmp_path: Path) -> None:
     directory = run_directory(tmp_path / "run")
-    assert "Quality" not in leaderboard_text([directory])
+    assert "# Quality\n" not in leaderboard_text([directory])
     write_scores(directory, [])
-    assert "Quality" not in leaderboard_text([directory])
+    assert "# Quality\n" not in leaderboard_text([directory])

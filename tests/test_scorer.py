@@ -14,13 +14,12 @@ import plain_sandbox
 import pytest
 from run_directories import BASELINES, config, drafter, generation, write_run
 
-from harness import scorer
 from harness.cli import main
 from harness.errors import UserError
 from harness.records import Generation, key_of
+from harness.run_files import ScoreWriter
 from harness.score_records import Score, from_json, read_scores, read_scoring, to_json
 from tasks.base import Prompt
-from tasks.grading import Outcome
 from tasks.row_task import RowTask
 
 FLAG = "--confirm-run-unsafe-code"
@@ -223,19 +222,17 @@ def test_trouble_of_the_machine_is_no_verdict(
 def test_ctrl_c_keeps_what_was_scored(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[Outcome] = []
-    outcome = scorer._outcome
+    append = ScoreWriter.append
 
-    def interrupted(*arguments: Any) -> Outcome:
-        calls.append(outcome(*arguments))
-        if len(calls) == 3:
+    def interrupted(writer: ScoreWriter, score: Score) -> None:
+        if len(lines(run_dir)) == 2:
             raise KeyboardInterrupt
-        return calls[-1]
+        append(writer, score)
 
-    monkeypatch.setattr(scorer, "_outcome", interrupted)
+    monkeypatch.setattr(ScoreWriter, "append", interrupted)
     assert main(["score", str(run_dir)]) == 130
-    assert 0 < len(lines(run_dir)) < 6
-    monkeypatch.setattr(scorer, "_outcome", outcome)
+    assert len(lines(run_dir)) == 2
+    monkeypatch.setattr(ScoreWriter, "append", append)
     capsys.readouterr()
     assert Scored(capsys, run_dir).summary["num_scored"] == 6
 
