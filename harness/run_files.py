@@ -16,6 +16,7 @@ from harness import audit_records
 from harness.audit_records import Audit
 from harness.errors import UserError
 from harness.records import Record, read_records, to_json
+from harness.typed_json import parse_json, typed
 
 _MACHINE = ("cpu", "gpu", "num_threads")
 """Hardware facts that may not change within a run."""
@@ -102,17 +103,17 @@ def reopen(
         UserError: another configuration or machine (the field is named), or unreadable files.
     """
     try:
-        began = json.loads(files.config.read_text(encoding="utf-8"))
-        where = json.loads(files.environment.read_text(encoding="utf-8"))
-        began.pop("run_id")
+        began = typed(dict[str, Any], parse_json(files.config.read_text(encoding="utf-8")))
+        where = typed(dict[str, Any], parse_json(files.environment.read_text(encoding="utf-8")))
+        before = typed(list[Any], where.get("resumed", []), "resumed")
+        began.pop("run_id", None)
         refuse_difference(began, json.loads(json.dumps(config)), "configuration")
         refuse_difference(_machine(where), _machine(environment), "environment")
         torn = cut_torn_line(files.records)
         records = list(read_records(files.records))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"run {files.run_id} cannot be resumed: {error}.") from error
-    resumed = [*where.get("resumed", []), environment]
-    write_json(files.environment, {**where, "resumed": resumed})
+    write_json(files.environment, {**where, "resumed": [*before, environment]})
     return records, torn
 
 
@@ -165,7 +166,8 @@ class LineWriter:
             UserError: the disk is full or gone; what was written before stays.
         """
         try:
-            line = text.encode() + b"\n"
+            # An error may name a file whose name is not UTF-8.
+            line = text.encode(errors="replace") + b"\n"
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
@@ -206,10 +208,13 @@ class AuditWriter(LineWriter):
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    versions = environment["versions"]
+    found = {
+        part: typed(dict[str, Any], environment.get(part), part)
+        for part in ("hardware", "versions")
+    }
     return {
-        "hardware": {name: environment["hardware"][name] for name in _MACHINE},
-        "versions": {name: versions[name] for name in ("torch", "transformers")},
+        "hardware": {name: found["hardware"].get(name) for name in _MACHINE},
+        "versions": {name: found["versions"].get(name) for name in ("torch", "transformers")},
     }
 
 

@@ -6,9 +6,9 @@ whatever the file says.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from harness.typed_json import parse_json
 from tasks.base import Prompt
 from tasks.hub import HubFiles
 from tasks.row_task import RowTask
@@ -82,9 +82,9 @@ def _decoded(row: Row, key: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise row.error(f"{key!r} holds broken JSON ({error.msg})") from error
+        return parse_json(value)
+    except ValueError as error:
+        raise row.error(f"{key!r} holds broken JSON ({error})") from error
 
 
 TASK = RowTask(
