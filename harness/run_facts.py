@@ -9,7 +9,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 class TargetFacts(TypedDict):
     """The model that decided."""
 
-    name: NotRequired[str | None]
+    name: str
     dtype: NotRequired[str | None]
     device: NotRequired[str]
     attn: NotRequired[str | None]
