@@ -3,13 +3,16 @@
 No postponed annotations here: ``NotRequired`` is only seen in real ones.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class TargetFacts(TypedDict):
     """The model that decided."""
 
     name: str
+    model: NotRequired[str | None]
+    weights_sha256: NotRequired[str | None]
+    template_sha256: NotRequired[str | None]
     dtype: NotRequired[str | None]
     device: NotRequired[str]
     attn: NotRequired[str | None]
@@ -116,5 +119,5 @@ class EnvironmentFacts(ResumedFacts):
 
     argv: list[str]
     versions: dict[str, str | None]
-    hardware: dict[str, Any]
+    hardware: dict[str, str | int | float | bool | None]
     resumed: NotRequired[list[ResumedFacts]]

@@ -324,7 +324,7 @@ def test_weights_of_whole_numbers(target, saved):
 
     path = saved / "model.safetensors"
     save_file({key: value.to(torch.int32) for key, value in load_file(path).items()}, path)
-    with pytest.raises(UserError, match="do not match its config.json"):
+    with pytest.raises(UserError, match=r"do not match its config\.json"):
         checkpoint.load(str(saved), target)
 
 
