@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.typed_json import parse_json, typed
 
 SCHEMA_VERSION = 1
 
@@ -137,17 +137,13 @@ def from_json(line: str) -> Audit:
         ValueError: not JSON, another schema version, missing or unknown keys, or facts that
             contradict each other.
     """
-    body: dict[str, Any] = json.loads(line)
+    body = parse_json(line)
     if not isinstance(body, dict):
         raise ValueError("an audit is a JSON object")
     version = body.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise ValueError(f"schema_version {version!r} cannot be read")
-    try:
-        body["deviations"] = tuple(Deviation(**item) for item in body["deviations"])
-        return Audit(**body)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not an audit: {error}") from error
+    return typed(Audit, body, "audit")
 
 
 def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:

@@ -12,7 +12,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
+
+from harness.typed_json import parse_json, typed
 
 T = TypeVar("T")
 
@@ -151,20 +153,13 @@ def from_json(line: str) -> Record:
         ValueError: not JSON, another schema version, missing or unknown keys, or a record that
             contradicts itself.
     """
-    body: dict[str, Any] = json.loads(line)
+    body = parse_json(line)
     if not isinstance(body, dict):
         raise ValueError("a record is a JSON object")
     version, kind = body.pop("schema_version", None), body.pop("kind", None)
-    if version != SCHEMA_VERSION or kind not in _KINDS:
+    if version != SCHEMA_VERSION or not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"schema_version {version!r}, kind {kind!r} cannot be read")
-    try:
-        if kind == "generation":
-            body["new_tokens"] = tuple(body["new_tokens"])
-            if body["rounds"] is not None:
-                body["rounds"] = tuple(_round(item) for item in body["rounds"])
-        return _KINDS[kind](**body)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not a {kind} record: {error}") from error
+    return typed(_KINDS[kind], body, kind)
 
 
 def key_of(record: Key) -> RecordKey:
@@ -191,10 +186,6 @@ def read_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
                 yield parse(line.decode())
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-
-
-def _round(body: dict[str, Any]) -> Round:
-    return Round(**{**body, "draft_tokens": tuple(body["draft_tokens"])})
 
 
 def _require(condition: bool, message: str) -> None:

@@ -19,6 +19,7 @@ from harness.draws import Draws
 from harness.errors import UserError
 from harness.records import Generation, Record, RecordKey, key_of, read_records, to_json
 from harness.score_records import Score
+from harness.typed_json import parse_json, typed
 from harness.whole_file import write_json, write_text
 
 _MACHINE = ("cpu", "gpu", "num_threads")
@@ -133,17 +134,17 @@ def reopen(
         UserError: another configuration or machine (the field is named), or unreadable files.
     """
     try:
-        began = json.loads(files.config.read_text(encoding="utf-8"))
-        where = json.loads(files.environment.read_text(encoding="utf-8"))
-        began.pop("run_id")
+        began = typed(dict[str, Any], parse_json(files.config.read_text(encoding="utf-8")))
+        where = typed(dict[str, Any], parse_json(files.environment.read_text(encoding="utf-8")))
+        before = typed(list[Any], where.get("resumed", []), "resumed")
+        began.pop("run_id", None)
         refuse_difference(began, json.loads(json.dumps(config)), "configuration")
         refuse_difference(machine(where), machine(environment), "environment")
         torn = sum(cut_torn_line(path) for path in (files.records, *files.parts))
         records = read_all(files)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"run {files.run_id} cannot be resumed: {error}.") from error
-    resumed = [*where.get("resumed", []), environment]
-    save_json(files.environment, {**where, "resumed": resumed})
+    save_json(files.environment, {**where, "resumed": [*before, environment]})
     return records, torn
 
 
@@ -247,7 +248,8 @@ class LineWriter:
             UserError: the disk is full or gone; what was written before stays.
         """
         try:
-            line = text.encode() + b"\n"
+            # An error may name a file whose name is not UTF-8.
+            line = text.encode(errors="replace") + b"\n"
             while line:
                 line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
@@ -301,10 +303,13 @@ class ScoreWriter(LineWriter):
 
 def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
     """What of an environment may not change within a run."""
-    versions = environment["versions"]
+    found = {
+        part: typed(dict[str, Any], environment.get(part), part)
+        for part in ("hardware", "versions")
+    }
     return {
-        "hardware": {name: environment["hardware"][name] for name in _MACHINE},
-        "versions": {name: versions[name] for name in ("torch", "transformers")},
+        "hardware": {name: found["hardware"].get(name) for name in _MACHINE},
+        "versions": {name: found["versions"].get(name) for name in ("torch", "transformers")},
     }
 
 

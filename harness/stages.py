@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import UserError
+from harness.typed_json import parse_json, typed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +28,8 @@ class StageTimes:
         lists = (self.draft_s, self.verify_s, self.commit_s)
         if not self.draft_s or len({len(times) for times in lists}) != 1:
             raise ValueError("a round has one draft, one pass and one commit")
-        if any(seconds < 0 for times in lists for seconds in times):
-            raise ValueError("stage times must not be negative")
+        if not all(0 <= seconds < math.inf for times in lists for seconds in times):
+            raise ValueError("stage times must be finite and not negative")
 
     @property
     def round_s(self) -> float:
@@ -43,6 +44,10 @@ class Stages:
     num_context_tokens: int
     """Tokens in the cache when measuring began: the run's median."""
     methods: Mapping[str, StageTimes]
+
+    def __post_init__(self) -> None:
+        if "ar_loop" not in self.methods:
+            raise ValueError("stage times of ar_loop are missing")
 
     def to_json(self) -> dict[str, Any]:
         """What `read_stages` reads back."""
@@ -63,11 +68,8 @@ def read_stages(path: Path) -> Stages | None:
     if not path.is_file():
         return None
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        methods = {
-            name: StageTimes(**{part: tuple(values) for part, values in times.items()})
-            for name, times in body["methods"].items()
-        }
-        return Stages(num_context_tokens=body["num_context_tokens"], methods=methods)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        body = typed(dict[str, Any], parse_json(path.read_text(encoding="utf-8")))
+        body.pop("schema_version", None)
+        return typed(Stages, body)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it and report again.") from error

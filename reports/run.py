@@ -12,14 +12,13 @@ from harness.audit_records import Audit, read_audits
 from harness.draws import Draws, read_draws
 from harness.errors import UserError
 from harness.records import Failure, Generation, Record, RecordKey, key_of
+from harness.run_facts import EnvironmentFacts, RunFacts
 from harness.run_files import RunFiles, read_all
 from harness.score_records import Scored, read_scores, read_scoring
 from harness.stages import Stages, read_stages
+from harness.typed_json import parse_json, typed
 
 T = TypeVar("T")
-
-_CONFIG_KEYS = ("run_id", "target", "methods", "tasks", "sampling", "max_new_tokens", "repeats")
-_ENVIRONMENT_KEYS = ("commit", "dirty", "argv", "versions", "hardware", "started_at")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +98,9 @@ def load_run(path: Path) -> Run:
     Raises:
         UserError: a file is missing or unreadable, or the records do not belong to the config.
     """
-    config = _read_object(path / "config.json", _CONFIG_KEYS)
-    environment = _read_object(path / "environment.json", _ENVIRONMENT_KEYS)
+    config = _read_object(path / "config.json", RunFacts)
+    environment = _read_object(path / "environment.json", EnvironmentFacts)
+    _refuse_repeated_names(path / "config.json", config)
     files = RunFiles(path)
     records_path = files.records
     known_methods = {item["method"] for item in config["methods"]}
@@ -211,17 +211,24 @@ def _read_scores(path: Path, generations: Sequence[Generation]) -> Scored:
         raise UserError(f"{error}; remove the file and call harness score on the run.") from error
 
 
-def _read_object(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+def _read_object(path: Path, form: type[Any]) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(_unreadable(path, error)) from error
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it or measure again.") from error
-    missing = [key for key in keys if not isinstance(body, dict) or key not in body]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; is it from a run of this harness?")
-    return dict(body)
+    try:
+        return dict(typed(form, body))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; is it from a run of this harness?") from error
+
+
+def _refuse_repeated_names(path: Path, config: Mapping[str, Any]) -> None:
+    for part, key in (("methods", "method"), ("tasks", "task")):
+        names = [item[key] for item in config[part]]
+        if len(set(names)) < len(names):
+            raise UserError(f"{path} lists one of its {part} twice; restore it or measure again.")
 
 
 def _unreadable(path: Path, error: OSError) -> str:

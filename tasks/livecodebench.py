@@ -6,10 +6,10 @@ whatever the file says.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
+from harness.typed_json import parse_json
 from tasks.base import Prompt
 from tasks.grading import Grader, Outcome, Trial
 from tasks.hub import HubFiles
@@ -107,9 +107,9 @@ def _decoded(row: Row, key: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise row.error(f"{key!r} holds broken JSON ({error.msg})") from error
+        return parse_json(value)
+    except ValueError as error:
+        raise row.error(f"{key!r} holds broken JSON ({error})") from error
 
 
 def judge(prompt: Prompt, text: str) -> Outcome | list[Trial]:

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.typed_json import parse_json
 from tasks.base import SourceKind
+
+_LONGEST = 2**29
+"""Bytes of a line; a small archive can unpack to one that fills the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +113,10 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
     open_file = gzip.open if path.suffix == ".gz" else open
     with open_file(path, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(iter(lambda: lines.readline(_LONGEST + 1), b""), start=1):
             place = f"{path}, line {number}"
+            if len(line) > _LONGEST:
+                raise _broken(place, f"the line is longer than {_LONGEST} bytes")
             yield place, _parse(line.rstrip(b"\r\n"), place)
 
 
@@ -125,19 +131,25 @@ def _read_array(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
-    for number, row in enumerate(parquet.read_table(path).to_pylist(), start=1):
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as error:  # of a damaged file it raises a dozen kinds
+        raise ValueError(str(error) or type(error).__name__) from error
+    for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 
 
 def _parse(data: bytes, place: str) -> Any:
     try:
-        return json.loads(data.decode("utf-8"))
+        return parse_json(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise _broken(place, f"byte {error.start + 1} is not UTF-8") from error
     except json.JSONDecodeError as error:
         if error.lineno > 1:
             place = f"{place}, line {error.lineno}"
         raise _broken(place, f"the JSON is broken or cut off ({error.msg})") from error
+    except ValueError as error:
+        raise _broken(place, f"the JSON cannot be used ({error})") from error
 
 
 def _broken(place: str, complaint: str) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from harness import registry
 
 # Machines may be busy.
 settings.register_profile("harness", deadline=None, max_examples=50)
-settings.load_profile("harness")
+settings.register_profile("fuzz", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "harness"))
 
 
 @pytest.fixture

@@ -292,3 +292,43 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(target, saved, monkeypatc
         checkpoint.save(saved, random_model(target, seed=9), {})
     assert (saved / "model.safetensors").read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_hidden_layers": 10**9}, "do not match its config.json .first: the number of layers"),
+        ({"hidden_size": "32"}, "config.hidden_size should be int"),
+        ({"head_dim": 7}, "head_dim must be even"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be at least 1"),
+        ({"dflash_config": [1]}, "dflash_config should be an object"),
+        ({"layer_types": 5}, "layer_types should be a list"),
+        ({"rope_parameters": {"rope_type": "spiral"}}, "cannot be built"),
+    ],
+)
+def test_a_config_that_asks_for_what_cannot_be(target, saved, change, message):
+    path = saved / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=message):
+        checkpoint.load(str(saved), target)
+
+
+def test_a_training_record_of_another_shape(target, saved):
+    (saved / "training.json").write_text(json.dumps({"objective": "uniform"}))
+    with pytest.raises(UserError, match="objective should be an object and is of type str"):
+        checkpoint.load(str(saved), target)
+
+
+def test_weights_of_whole_numbers(target, saved):
+    from safetensors.torch import load_file, save_file
+
+    path = saved / "model.safetensors"
+    save_file({key: value.to(torch.int32) for key, value in load_file(path).items()}, path)
+    with pytest.raises(UserError, match=r"do not match its config\.json"):
+        checkpoint.load(str(saved), target)
+
+
+@pytest.mark.parametrize("name", ["..", "a/..", "/", "../../x", "."])
+def test_no_target_name_leaves_the_cache(name):
+    root = checkpoint.user_cache() / "drafters"
+    assert checkpoint.user_directory(name, "uniform").resolve().is_relative_to(root.resolve())

@@ -106,6 +106,35 @@ def test_a_tree_records_its_first_deepest_path(
     assert [verdict.path for verdict in drafter.verdicts] == [(1, 3)]
 
 
+@pytest.mark.parametrize("kind", [toy.Script, Branching])
+def test_a_drafter_is_shown_the_features_of_what_was_committed(
+    scene: tuple[toy.ToyTarget, list[int], list[int]], kind: type[toy.Script]
+) -> None:
+    target, prompt, answer = scene
+    seen: list[torch.Tensor] = []
+
+    class Looking(kind):  # type: ignore[misc, valid-type]
+        feature_layers = (0,)
+
+        def start(
+            self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
+        ) -> None:
+            super().start(prompt_ids, features, sampling)
+            assert features is not None
+            seen.append(features.clone())
+
+        def observe(self, verdict: Verdict, features: torch.Tensor | None) -> None:
+            assert features is not None and features.shape[0] == 1 + verdict.accepted
+            seen.append(features.clone())
+
+    generate(target, Looking(answer, 5, lambda t: 2), prompt, sampling=GREEDY, max_new_tokens=10)
+    shown = torch.cat(seen)
+    ids = torch.tensor([[*prompt, *answer]])[:, : shown.shape[0]]
+    expected = target.features_of(ids, torch.ones_like(ids), (0,))[0]
+    assert shown.shape[0] == len(prompt) + 6
+    assert torch.allclose(shown, expected, atol=1e-5)
+
+
 class Reusing(toy.Script):
     """Writes every draft into the same buffer."""
 

@@ -100,6 +100,20 @@ def test_pairs_need_the_same_prompt_tokens() -> None:
         metrics.pairs([turn, turn], [turn])
 
 
+def test_turns_and_repeats_of_one_prompt_are_not_mixed() -> None:
+    one = [generation(accepted=[1], turn=turn, repeat=r) for turn in (1, 2) for r in (0, 1)]
+    other = [generation(accepted=[2], turn=turn, repeat=r) for turn in (2, 1) for r in (1, 0)]
+    both = metrics.pairs(one, other)
+    assert [(a.turn, a.repeat) for a, _ in both] == [(b.turn, b.repeat) for _, b in both]
+    assert len(both) == 4
+
+
+def test_seconds_of_a_round_leave_out_answers_without_rounds() -> None:
+    silent = generation(num_new_tokens=9, decode_s=50.0)
+    drafted = [generation(accepted=[1, 2], decode_s=s) for s in (3.0, 5.0)]
+    assert metrics.seconds_per_round([silent, *drafted]) == 8.0 / 4
+
+
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0.1, 10))
 def test_speedup_scales_with_time_and_inverts(seconds: list[float], factor: float) -> None:
     slow = [generation(accepted=[3], prompt_id=str(i), decode_s=s) for i, s in enumerate(seconds)]

@@ -214,3 +214,22 @@ def test_any_value_anywhere_loads_or_raises_a_sentence(
         assert "\n" not in str(error)
     else:
         assert len(found.prompts) == 1
+
+
+def test_an_archive_that_unpacks_to_one_endless_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.rows._LONGEST", 1000)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b" " * 1001))
+    with pytest.raises(UserError, match="line 1: the line is longer than 1000 bytes"):
+        bodies(path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+@pytest.mark.parametrize("deep", ["[" * 100_000, '{"a": ' * 100_000])
+def test_nesting_without_end(tmp_path: Path, ending: str, deep: str) -> None:
+    path = tmp_path / f"rows.{ending}"
+    path.write_text(deep)
+    with pytest.raises(UserError, match="nested too deeply"):
+        bodies(path)

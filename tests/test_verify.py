@@ -386,6 +386,45 @@ def test_select_takes_the_chain_that_p_prefers() -> None:
     assert verdict == Verdict((2, 3, 4), (2, 3, 0), 1)
 
 
+def test_select_looks_for_the_longest_accepted_chain_not_the_surest_tokens() -> None:
+    probs = torch.full((6, VOCAB), 1e-6)
+    # Chain (1, 2, 3): chances .1, 1, 1. Chain (0, 4): .9, .5, the longer one as it is expected.
+    probs[0, 1], probs[1, 2], probs[2, 3] = 0.1, 1.0, 1.0
+    probs[0, 0], probs[4, 4], probs[4, 0] = 0.9, 0.5, 0.5
+    proposal = Proposal(torch.tensor([1, 2, 3, 0, 4]), (-1, 0, 1, -1, 3), "select")
+    generator = torch.Generator().manual_seed(0)
+    paths = {verify(probs.log(), proposal, PLAIN, generator).path for _ in range(50)}
+    assert paths == {(), (3,), (3, 4)}
+
+
+def test_select_accepts_with_the_chance_that_p_gives() -> None:
+    logits = torch.tensor([[0.6, 0.1, 0.1, 0.1, 0.1]] * 2).log()
+    proposal = Proposal(torch.tensor([0]), (-1,), "select")
+    generator = torch.Generator().manual_seed(0)
+    draws = 4_000
+    kept = sum(verify(logits, proposal, PLAIN, generator).accepted for _ in range(draws))
+    assert abs(kept / draws - 0.6) < 0.03  # four standard deviations
+
+
+def test_after_a_whole_chain_select_may_draw_its_last_token_again() -> None:
+    probs = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.5]])
+    proposal = Proposal(torch.tensor([1]), (-1,), "select")
+    generator = torch.Generator().manual_seed(0)
+    drawn = [verify(probs.log(), proposal, PLAIN, generator) for _ in range(50)]
+    assert {(item.tokens, item.next_token) for item in drawn} == {((1,), 1), ((1,), 2)}
+
+
+def test_where_rounding_leaves_no_residual_the_draw_is_from_p() -> None:
+    p = torch.tensor([[0.2, 0.3, 0.5]])
+    # Twice p stands for a q that rounding put above p everywhere.
+    proposal = Proposal.chain(torch.tensor([1]), 2 * p)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.cat((p, p)).log()
+    drawn = [verify(logits, proposal, PLAIN, generator) for _ in range(200)]
+    refused = [item for item in drawn if item.accepted == 0]
+    assert 60 < len(refused) < 140 and {item.next_token for item in refused} == {0, 1, 2}
+
+
 def test_draw_follows_the_sampling() -> None:
     logits = torch.tensor([0.0, 3.0, -1e9])
     assert draw(logits, Sampling(), torch.Generator()) == 1

@@ -22,6 +22,8 @@ from safetensors.torch import load_file, save_file
 from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
+from harness.run_facts import TrainingFacts
+from harness.typed_json import parse_json, typed
 from harness.user_cache import user_cache
 from targets.base import Target
 from targets.digest import weights_digest
@@ -81,7 +83,7 @@ def _public(location: str) -> str:
 
 def slug(target_name: str) -> str:
     """A target's name as a directory name."""
-    return target_name.strip("/").replace("/", "--")
+    return target_name.strip("/").replace("/", "--").replace("..", "--") or "--"
 
 
 def user_directory(target_name: str, drafter_name: str) -> Path:
@@ -128,30 +130,8 @@ def load(location: str, target: Target) -> Checkpoint:
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
-    state: dict[str, torch.Tensor] = {}
-    try:
-        for file in files:
-            state.update(load_file(file))
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"drafter weights in {directory} cannot be read ({error}); the file is truncated or "
-            "broken, fetch or train it again."
-        ) from error
-    with torch.device("meta"):
-        model = BlockDiffusionModel(config)
-    expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    if wrong:
-        raise UserError(
-            f"drafter weights in {directory} do not match its config.json (first: {wrong[0]}); "
-            "this is not a DFlash checkpoint that this version can load."
-        )
-    # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
-    model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
-    model.load_state_dict(state)
-    record = directory / "training.json"
-    training = _read_json(record) if record.is_file() else None
+    model = _build(config, _read_weights(files, directory), directory)
+    training = _read_training(directory / "training.json")
     _warn_of_other_weights(training, target, location)
     return Checkpoint(
         model.eval().requires_grad_(False),
@@ -161,6 +141,59 @@ def load(location: str, target: Target) -> Checkpoint:
         resolved,
         weights_digest(files),
     )
+
+
+def _read_weights(files: list[Path], directory: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = {}
+    try:
+        for file in files:
+            state.update(load_file(file))
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"drafter weights in {directory} cannot be read ({error}); the file is truncated or "
+            "broken, fetch or train it again."
+        ) from error
+    return state
+
+
+def _build(
+    config: DrafterConfig, state: dict[str, torch.Tensor], directory: Path
+) -> BlockDiffusionModel:
+    """The model of ``config`` with the weights ``state``; nothing is allocated before they fit."""
+    mismatch = (
+        f"drafter weights in {directory} do not match its config.json (first: {{}}); "
+        "this is not a DFlash checkpoint that this version can load."
+    )
+    if config.num_hidden_layers > len(state):
+        raise UserError(mismatch.format("the number of layers"))
+    try:
+        with torch.device("meta"):
+            expected = BlockDiffusionModel(config).state_dict()
+    except Exception as error:  # what is asked for comes from a file, and a library builds it
+        raise UserError(
+            f"{directory}/config.json asks for a drafter that cannot be built ({error}); fetch or "
+            "train it again."
+        ) from error
+    wrong = sorted(set(expected) ^ set(state))
+    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
+    if wrong:
+        raise UserError(mismatch.format(wrong[0]))
+    # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
+    model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
+    model.load_state_dict(state)
+    return model
+
+
+def _read_training(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return dict(typed(TrainingFacts, _read_json(path)))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not a training record of this harness ({error}); restore or remove it."
+        ) from error
 
 
 def _read_vocabulary(path: Path, vocab_size: int) -> torch.Tensor | None:
@@ -260,7 +293,7 @@ def _download(location: str) -> tuple[Path, str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        body = json.loads(path.read_text(encoding="utf-8"))
+        body = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); this is no drafter checkpoint."

@@ -7,6 +7,7 @@ from typing import Any
 
 from drafters.block_diffusion.model import DrafterConfig
 from harness.errors import UserError
+from harness.typed_json import typed
 
 _COPIED = (
     "hidden_size",
@@ -20,6 +21,15 @@ _COPIED = (
     "max_position_embeddings",
     "num_target_layers",
 )
+_MERGED = (
+    "block_size",
+    "mask_token_id",
+    "target_layer_ids",
+    "input_embedding_scale",
+    "output_multiplier",
+    "final_logit_softcapping",
+)
+"""Engines read these from ``dflash_config`` too, and there first."""
 
 
 def config_to_json(config: DrafterConfig, dtype: str) -> dict[str, Any]:
@@ -53,9 +63,12 @@ def config_from_json(body: dict[str, Any], where: str) -> DrafterConfig:
     Raises:
         UserError: a field is missing, or asks for what plain DFlash does not have.
     """
-    dflash = body.get("dflash_config") or {}
-    merged = {**body, **dflash}
-    layer_types = body.get("layer_types") or []
+    try:
+        rope_scaling = typed(dict[str, Any], body.get("rope_scaling") or {}, "rope_scaling")
+        merged = {**body, **typed(dict[str, Any], body.get("dflash_config") or {}, "dflash_config")}
+        layer_types = typed(list[str], body.get("layer_types") or [], "layer_types")
+    except ValueError as error:
+        raise _no_config(where, error) from error
     foreign = [
         name
         for name, present in (
@@ -71,19 +84,18 @@ def config_from_json(body: dict[str, Any], where: str) -> DrafterConfig:
         raise UserError(f"drafter {where} uses {foreign[0]}, which this version cannot run.")
     rope = body.get("rope_parameters") or {
         "rope_type": "default",
-        **(body.get("rope_scaling") or {}),
+        **rope_scaling,
         "rope_theta": body.get("rope_theta"),
     }
     try:
-        return DrafterConfig(
-            **{name: body[name] for name in _COPIED},
-            rope_parameters=rope,
-            block_size=merged["block_size"],
-            mask_token_id=merged["mask_token_id"],
-            target_layer_ids=tuple(merged["target_layer_ids"]),
-            input_embedding_scale=merged.get("input_embedding_scale", 1.0),
-            output_multiplier=merged.get("output_multiplier", 1.0),
-            final_logit_softcapping=merged.get("final_logit_softcapping"),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{where}/config.json is not a DFlash config ({error}).") from error
+        facts = {name: body[name] for name in _COPIED if name in body}
+        facts |= {name: merged[name] for name in _MERGED if name in merged}
+        return typed(DrafterConfig, {**facts, "rope_parameters": rope}, "config")
+    except ValueError as error:
+        raise _no_config(where, error) from error
+
+
+def _no_config(where: str, error: ValueError) -> UserError:
+    return UserError(
+        f"{where}/config.json is not a DFlash config ({error}); fetch or train it again."
+    )

@@ -17,6 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+_POSITIVE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrafterConfig:
@@ -43,8 +53,18 @@ class DrafterConfig:
     final_logit_softcapping: float | None = None
 
     def __post_init__(self) -> None:
-        if self.block_size < 2:
-            raise ValueError(f"block_size must be at least 2, not {self.block_size}")
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.head_dim % 2 or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("head_dim must be even, and K/V heads divide the heads")
+        if not 0 <= self.mask_token_id < self.vocab_size:
+            raise ValueError(f"mask_token_id {self.mask_token_id} is not in the vocabulary")
+        if not 2 <= self.block_size <= self.max_position_embeddings:
+            raise ValueError(
+                f"block_size must be from 2 to {self.max_position_embeddings}, not "
+                f"{self.block_size}"
+            )
         layers = self.target_layer_ids
         if not layers or list(layers) != sorted(set(layers)):
             raise ValueError(f"target_layer_ids must be distinct and ascending, not {layers}")

@@ -1,0 +1,156 @@
+"""JSON that may be damaged: parsed, and checked against the types the code gives it.
+
+Whatever is wrong is a `ValueError` that names the place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+T = TypeVar("T")
+
+_WHOLE = 2**64
+"""Larger whole numbers are no count, token, seed or size, and overflow what computes with them."""
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, nested too deeply, or text that UTF-8 cannot hold.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\u" in text or not text.isascii():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half a surrogate pair, which is no text") from None
+    return value
+
+
+def typed(form: type[T], value: Any, where: str = "it") -> T:
+    """``value`` as a ``form``: dataclasses are built, lists become tuples where one is asked for.
+
+    A ``TypedDict`` may hold other keys besides its own; a dataclass may not.
+
+    Args:
+        form: a plain type, ``Any``, ``Literal``, a union, or a tuple, list, dict, dataclass or
+            ``TypedDict`` of those.
+        value: what `parse_json` returned.
+        where: the place, for the message.
+
+    Raises:
+        ValueError: a key is missing or unknown, a value is of another type, or a dataclass
+            refuses its fields.
+    """
+    made: T = _typed(form, value, where)
+    return made
+
+
+def _typed(form: Any, value: Any, where: str) -> Any:
+    if form is Any:
+        return value
+    if form in (str, bool, int, float, type(None)):
+        return _plain(form, value, where)
+    if dataclasses.is_dataclass(form):
+        return _dataclass(form, value, where)
+    if is_typeddict(form):
+        return _typed_dict(form, value, where)
+    origin, arguments = get_origin(form), get_args(form)
+    if origin is Literal:
+        if not isinstance(value, str) or value not in arguments:
+            raise _wrong(where, f"one of {', '.join(map(str, arguments))}", value)
+        return value
+    if origin in (Union, types.UnionType):
+        return _union(arguments, value, where)
+    if origin in (tuple, list):
+        return _items(origin, arguments[0], value, where)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _wrong(where, "an object", value)
+        return {key: _typed(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    raise TypeError(f"{form} is no type that JSON can be checked against")
+
+
+def _plain(form: Any, value: Any, where: str) -> Any:
+    if type(value) is not form and not (form is float and type(value) is int):
+        raise _wrong(where, "null" if form is type(None) else form.__name__, value)
+    if type(value) is int and not -_WHOLE < value < _WHOLE:
+        raise ValueError(f"{where} is too large a number")
+    return value
+
+
+def _union(forms: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in forms:
+        return None
+    rest = [form for form in forms if form is not type(None)]
+    if len(rest) == 1:  # its own message says more
+        return _typed(rest[0], value, where)
+    for form in rest:
+        try:
+            return _typed(form, value, where)
+        except ValueError:
+            continue
+    raise _wrong(where, " or ".join(str(getattr(form, "__name__", form)) for form in forms), value)
+
+
+def _items(origin: Any, form: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, list):
+        raise _wrong(where, "a list", value)
+    if form is int and set(map(type, value)) <= {int} and (not value or max(value) < _WHOLE):
+        return origin(value)  # tokens: there are many
+    return origin(_typed(form, item, f"{where}[{place}]") for place, item in enumerate(value))
+
+
+def _dataclass(form: Any, value: Any, where: str) -> Any:
+    fields, required = _hints(form), _required(form)
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    if unknown := sorted(value.keys() - fields.keys()):
+        raise ValueError(f"{where} has an unknown key {unknown[0]!r}")
+    _require_keys(required, value, where)
+    return form(**{key: _typed(fields[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def _typed_dict(form: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    _require_keys([key for key in _hints(form) if key in form.__required_keys__], value, where)
+    known = {
+        key: _typed(item, value[key], f"{where}.{key}")
+        for key, item in _hints(form).items()
+        if key in value
+    }
+    return {**value, **known}
+
+
+def _require_keys(required: Sequence[str], value: Mapping[str, Any], where: str) -> None:
+    if missing := [key for key in required if key not in value]:
+        raise ValueError(f"{where} lacks {', '.join(missing)}")
+
+
+@functools.cache
+def _required(form: Any) -> tuple[str, ...]:
+    """Names of a dataclass's fields that have no default."""
+    none = dataclasses.MISSING
+    fields = dataclasses.fields(form)
+    return tuple(f.name for f in fields if f.default is none and f.default_factory is none)
+
+
+_hints = functools.cache(get_type_hints)
+
+
+def _wrong(where: str, expected: str, value: Any) -> ValueError:
+    return ValueError(f"{where} should be {expected} and is {_describe(value)}")
+
+
+def _describe(value: Any) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"
