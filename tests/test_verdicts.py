@@ -12,6 +12,7 @@ from harness.audit_records import Audit, Deviation
 from harness.records import key_of
 from harness.verdicts import (
     TOLERANCE,
+    Tally,
     audit_lines,
     describe_mismatch,
     divergence_margin,
@@ -103,3 +104,20 @@ def test_tally_and_lines() -> None:
         "ties only  gsm8k 1, turn 1, combined, repeat 0: parts from ar_loop at position 3, "
         "margin 0.1"
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "worst"),
+    [
+        ((9, 9, 1), "MISMATCH"),
+        ((9, 1, 0), "ties only"),
+        ((1, 0, 0), "exact"),
+        ((0, 0, 0), None),
+    ],
+)
+def test_one_bad_answer_is_enough(counts: tuple[int, int, int], worst: str | None) -> None:
+    exact, ties_only, mismatch = counts
+    found = Tally(
+        exact=exact, ties_only=ties_only, mismatch=mismatch, not_audited=0, largest_tie=None
+    )
+    assert found.worst == worst

@@ -210,7 +210,6 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("self._limit = min(max_new_tokens, room)", "self._limit = max_new_tokens"),
         ("if max_new_tokens <= room else", "if max_new_tokens < room else"),
         ('kept, reason = kept[:completed], "stop_string"', 'reason = "stop_string"'),
-        ("                break\n", ""),
     ),
     "harness/audit.py": (
         ("margins = reference.amax(-1)", "margins = own.amax(-1)"),
@@ -223,7 +222,7 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("TOLERANCE = 3.0", "TOLERANCE = 30.0"),
         ("deviation.margin <= TOLERANCE", "deviation.margin < TOLERANCE"),
         ("if any(not stands(item)", "if all(not stands(item)"),
-        (" or ends_elsewhere(audit):", ":"),
+        ("audit.deviations) or ends_elsewhere(audit):", "audit.deviations):"),
         ("if self.mismatch:", "if self.mismatch > 1:"),
         ("== min(audit.num_tokens, audit.num_ar_loop_tokens)", "== audit.num_tokens"),
     ),
