@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.records import Generation, Key, RecordKey, key_of, read_lines
-from harness.typed_json import parse_json, typed
+from harness.typed_json import typed, versioned
 
 SCHEMA_VERSION = 1
 
@@ -137,13 +137,7 @@ def from_json(line: str) -> Audit:
         ValueError: not JSON, another schema version, missing or unknown keys, or facts that
             contradict each other.
     """
-    body = parse_json(line)
-    if not isinstance(body, dict):
-        raise ValueError("an audit is a JSON object")
-    version = body.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r} cannot be read")
-    return typed(Audit, body, "audit")
+    return typed(Audit, versioned(line, SCHEMA_VERSION), "audit")
 
 
 def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:

@@ -11,9 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.typed_json import typed, versioned
 
 SCHEMA_VERSION = 1
 
@@ -66,18 +66,7 @@ def from_json(line: str) -> Draws:
     Raises:
         ValueError: not JSON, another schema version, missing or unknown keys, or no probabilities.
     """
-    body: dict[str, Any] = json.loads(line)
-    if not isinstance(body, dict):
-        raise ValueError("draws are a JSON object")
-    version = body.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r} cannot be read")
-    try:
-        for name in ("above", "given", "top"):
-            body[name] = tuple(float(value) for value in body[name])
-        return Draws(**body)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"not draws: {error}") from error
+    return typed(Draws, versioned(line, SCHEMA_VERSION), "draws")
 
 
 def read_draws(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Draws]:

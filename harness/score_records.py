@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.typed_json import typed, versioned
 from tasks.grading import Verdict
 
 SCHEMA_VERSION = 1
@@ -88,10 +89,7 @@ def from_json(line: str) -> Score:
     Raises:
         ValueError: not JSON, another schema version, missing or unknown keys, or no verdict.
     """
-    try:
-        return Score(**_body(line))
-    except TypeError as error:
-        raise ValueError(f"not a score: {error}") from error
+    return typed(Score, versioned(line, SCHEMA_VERSION), "score")
 
 
 def read_scoring(path: Path) -> Scoring | None:
@@ -104,10 +102,8 @@ def read_scoring(path: Path) -> Scoring | None:
     if not path.exists():
         return None
     try:
-        body = _body(path.read_text(encoding="utf-8"))
-        tasks = {name: TaskRule(**item) for name, item in body["tasks"].items()}
-        return Scoring(tasks=tasks, code=body["code"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return typed(Scoring, versioned(path.read_text(encoding="utf-8"), SCHEMA_VERSION))
+    except ValueError as error:
         raise ValueError(f"{path} is not a description of scores: {error}") from error
 
 
@@ -138,13 +134,3 @@ def read_scores(
         if score.text_sha256 == text_sha256(generation.text):
             found[key_of(score)] = score
     return found
-
-
-def _body(text: str) -> dict[str, Any]:
-    body: Any = json.loads(text)
-    if not isinstance(body, dict):
-        raise ValueError("not a JSON object")
-    version = body.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise ValueError(f"schema_version {version!r} cannot be read")
-    return body

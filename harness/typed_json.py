@@ -36,6 +36,21 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def versioned(text: str, version: int) -> dict[str, Any]:
+    """The object in a JSON text, without its ``schema_version``, which must be ``version``.
+
+    Raises:
+        ValueError: as `parse_json`, no object, or another version.
+    """
+    body = parse_json(text)
+    if not isinstance(body, dict):
+        raise ValueError("it should be a JSON object")
+    found = body.pop("schema_version", None)
+    if found != version:
+        raise ValueError(f"schema_version {found!r} cannot be read")
+    return body
+
+
 def typed(form: type[T], value: Any, where: str = "it") -> T:
     """``value`` as a ``form``: dataclasses are built, lists become tuples where one is asked for.
 

@@ -44,6 +44,8 @@ from harness.config import (
     RunConfig,
     VerifyConfig,
 )
+from harness.draws import Draws, tokens_sha256
+from harness.draws import to_json as draws_to_json
 from harness.errors import UserError
 from harness.records import (
     FinishReason,
@@ -56,6 +58,8 @@ from harness.records import (
 )
 from harness.run_files import RunFiles, reopen
 from harness.sampling import Sampling
+from harness.score_records import Score, Scoring, TaskRule, scoring_json, text_sha256
+from harness.score_records import to_json as score_to_json
 from harness.stages import Stages, StageTimes
 from tasks.row_task import SAMPLES
 
@@ -320,6 +324,8 @@ def run_bodies() -> dict[str, Any]:
     ]
     times = StageTimes(draft_s=(0.1, 0.1), verify_s=(0.2, 0.2), commit_s=(0.1, 0.1))
     stages = Stages(num_context_tokens=9, methods={name: times for name in speeds})
+    rule = TaskRule(rule="gsm8k 1", runs_code=False, tests_sha256="0" * 64)
+    scoring = Scoring(tasks={"gsm8k": rule}, code=None)
     from run_directories import ENVIRONMENT
 
     bodies = {
@@ -328,8 +334,33 @@ def run_bodies() -> dict[str, Any]:
         "stages.json": json.loads(json.dumps(stages.to_json())),
         "records.jsonl": [json.loads(to_json(item)) for item in records],
         "audit.jsonl": [json.loads(audit_to_json(item)) for item in audits],
+        "draws.jsonl": [json.loads(draws_to_json(draws_of(item))) for item in records],
+        "scoring.json": json.loads(json.dumps(scoring_json(scoring))),
+        "scores.jsonl": [json.loads(score_to_json(score_of(item))) for item in records],
     }
     return Quiet(bodies)
+
+
+def draws_of(item: Generation) -> Draws:
+    count = len(item.new_tokens)
+    return Draws(
+        **asdict_key(item),
+        tokens_sha256=tokens_sha256(item),
+        above=(0.25,) * count,
+        given=(0.5,) * count,
+        top=(0.5,) * count,
+    )
+
+
+def score_of(item: Generation) -> Score:
+    digest = text_sha256(item.text)
+    return Score(
+        **asdict_key(item), verdict="passed", detail="", text_sha256=digest, rule="gsm8k 1"
+    )
+
+
+def asdict_key(item: Generation) -> dict[str, Any]:
+    return {name: getattr(item, name) for name in ("task", "prompt_id", "turn", "method", "repeat")}
 
 
 def write_bodies(directory: Path, bodies: dict[str, Any]) -> None:
@@ -369,6 +400,7 @@ def nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
         raise UserError("this is as far as a test goes.")
 
     monkeypatch.setattr("harness.auditor.load_target", stop)
+    monkeypatch.setattr("harness.reload.load_target", stop)
     monkeypatch.setattr("harness.runner.run", stop)
     monkeypatch.setattr("drafters.block_diffusion.trainer.train", stop)
     monkeypatch.setattr("harness.probes.probe", stop)
