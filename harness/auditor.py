@@ -24,7 +24,7 @@ from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
 from harness.run_files import AuditWriter
-from targets.attention import EXACT, GROUPED
+from targets.attention import GROUPED
 from targets.base import Scorer, Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
@@ -110,7 +110,7 @@ def there_already(path: Path, read: Callable[[], dict[RecordKey, T]]) -> dict[Re
 
 def _load_wider(options: TargetOptions) -> Target:
     """The same target one dtype wider, with no attention of ours."""
-    attn = "sdpa" if options.attn in (None, GROUPED, EXACT) else options.attn
+    attn = "sdpa" if options.attn in (None, GROUPED) else options.attn
     try:
         return load_target(dataclasses.replace(options, dtype=WIDER[options.dtype], attn=attn))
     except UserError as error:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from drafters.base import Proposal
-from harness.kv_cache import KVCache, round_up
+from harness.kv_cache import KVCache
 from targets import attention
 from targets.base import TargetOptions, TargetOutput
 from targets.digest import weights_digest
@@ -21,6 +21,8 @@ from targets.exact import TreeProposed
 from targets.packed import can_pack, pack_linear_layers
 from targets.pretrained import load_pretrained, weight_files
 
+_EXACT_WIDTH = 16
+"""Keys of an exact pass come in multiples of this, so that widths are few."""
 _CHUNK = 2**24
 """Logits that `TransformersTarget.score` makes at a time; as many rows whatever the dtype."""
 
@@ -181,13 +183,17 @@ class TransformersTarget:
     def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
         """Empty the cache; its buffers are made again only when they are too small."""
         self.prepare()
-        multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1
-        capacity = round_up(max_tokens + (self.fixed_rows or max_nodes + 1), multiple)
-        if self.fixed_rows is not None:
-            multiple = capacity  # the width of every view, whatever was asked before
+        capacity = max_tokens + (self.fixed_rows or max_nodes + 1)
+        exact = self.fixed_rows is not None
+        if exact:  # one width for every view, whatever was asked before
+            capacity = -(-capacity // _EXACT_WIDTH) * _EXACT_WIDTH
         kept = self._cache
-        if kept is None or kept.capacity < capacity or kept.multiple != multiple:
-            self._cache = KVCache(self.num_layers, capacity, multiple)
+        if (
+            kept is None
+            or kept.capacity < capacity
+            or (kept.whole_views, kept.capacity) != (exact, capacity if exact else kept.capacity)
+        ):
+            self._cache = KVCache(self.num_layers, capacity, whole_views=exact)
         assert self._cache is not None
         self._cache.rewind(0)
         self._watch(tuple(feature_layers))
