@@ -13,6 +13,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from drafters.base import Proposal
 from harness.errors import UserError
 
 GROUPED = "grouped"
@@ -65,13 +66,43 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
+def tree_inputs(
+    config: Any,
+    proposal: Proposal,
+    past: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Positions by depth, and an ancestor mask for each kind of layer the model has.
+
+    Args:
+        config: the model's.
+        proposal: below the pending token, which stands at ``past``.
+        past: committed rows.
+        width: keys of the pass.
+        device: of mask and positions.
+        dtype: of the mask.
+    """
+    positions = past + torch.tensor([0, *proposal.depths()], device=device)
+    visible = ancestor_visibility(proposal.parents, past, width, device)
+    full = additive(visible, dtype)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    mask: torch.Tensor | dict[str, torch.Tensor] = full
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        sliding = additive(within_window(visible, positions, past, window), dtype)
+        mask = sliding if kinds is None else {"full_attention": full, "sliding_attention": sliding}
+    return {"attention_mask": mask, "position_ids": positions[None]}
+
+
 def _require_plain(arguments: dict[str, Any]) -> None:
     """Refuse what would be silently wrong if it were ignored."""
     for argument in _OTHER_ARITHMETIC:
         if arguments.get(argument) is not None:
             raise UserError(
-                f"this target's attention needs {argument}, which --attn {GROUPED} does not compute; "
-                "write --attn eager."
+                f"this target's attention needs {argument}, which --attn {GROUPED} does not "
+                "compute; write --attn eager."
             )
 
 

@@ -34,8 +34,8 @@ from targets.attention import (
 )
 from targets.base import TargetOptions
 from targets.digest import file_digest, weights_digest
+from targets.hugging_face import load
 from targets.load import load_target
-from targets.transformers_lm import load
 
 NOTHING = Proposal(torch.empty(0, dtype=torch.int64), ())
 LAYERS = (0, 1)
