@@ -28,7 +28,8 @@ class Deviation:
     margin: float
     """Reference's best logit minus the token's; above 0."""
     noise: float
-    """Largest difference of a logit between the run's dtype and the reference here."""
+    """Largest difference of a logit between the run's dtype and the reference here, in one pass
+    over the answer, and where that did not explain the token in one-token passes, too."""
 
     def __post_init__(self) -> None:
         _require(self.position >= 0, f"position {self.position} is before the answer")

@@ -13,7 +13,7 @@ from harness.clock import Clock, clock_for
 from harness.decode import Decoded, PeakMemory, stopping_for
 from harness.sampling import Sampling
 from harness.stopping import Stopping
-from targets.attention import EXACT, GROUPED
+from targets.attention import GROUPED
 from targets.transformers_lm import TransformersTarget
 
 
@@ -105,11 +105,11 @@ def _as_users_run_it(model: Any) -> Iterator[None]:
     """The library's attention, and no generation defaults but the library's."""
     config, attn = model.generation_config, model.config._attn_implementation
     model.generation_config = GenerationConfig()
-    if attn in (EXACT, GROUPED):
+    if attn == GROUPED:
         model.set_attn_implementation("sdpa")
     try:
         yield
     finally:
         model.generation_config = config
-        if attn in (EXACT, GROUPED):
+        if attn == GROUPED:
             model.set_attn_implementation(attn)

@@ -104,8 +104,6 @@ class RunConfig:
                 raise UserError(f"--{name} has an empty name; write --{name} A,B without gaps.")
         if "ar_loop" not in self.baseline:
             raise UserError("--baseline must include ar_loop: speedups are measured against it.")
-        if self.exact and self.attn not in (None, "exact"):
-            raise UserError(f"--exact has an attention of its own; leave out --attn {self.attn}.")
         if not math.isfinite(self.temperature):
             raise UserError(f"--temperature must be a number, not {self.temperature}.")
         try:

@@ -22,14 +22,14 @@ class KVLayer(CacheLayerMixin):
     is_compileable = False
     is_croppable = True
 
-    def __init__(self, capacity: int, multiple: int) -> None:
+    def __init__(self, capacity: int, whole_views: bool) -> None:
         super().__init__()
         self.capacity = capacity
-        self.multiple = multiple
+        self.whole_views = whole_views
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Allocate zeroed buffers: where views are padded, unwritten rows are read and masked."""
+        """Allocate zeroed buffers: whole views hold unwritten rows, read and masked."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = key_states.new_zeros(_with_rows(key_states.shape, self.capacity))
         self.values = value_states.new_zeros(_with_rows(value_states.shape, self.capacity))
@@ -38,19 +38,19 @@ class KVLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append rows; returns views of every row so far, rounded up to ``multiple``."""
+        """Append rows; returns views of every row so far, or of the whole buffers."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         rows = key_states.shape[-2]
         self.keys.narrow(2, self.length, rows).copy_(key_states)
         self.values.narrow(2, self.length, rows).copy_(value_states)
         self.length += rows
-        width = round_up(self.length, self.multiple)
+        width = self.capacity if self.whole_views else self.length
         return self.keys.narrow(2, 0, width), self.values.narrow(2, 0, width)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Key length and offset that the library's masks are built for."""
-        return round_up(self.length + query_length, self.multiple), 0
+        return self.capacity if self.whole_views else self.length + query_length, 0
 
     def get_seq_length(self) -> int:
         """Rows written."""
@@ -81,17 +81,17 @@ class KVCache(Cache):
 
     layers: list[KVLayer]
 
-    def __init__(self, num_layers: int, capacity: int, multiple: int = 1) -> None:
+    def __init__(self, num_layers: int, capacity: int, *, whole_views: bool = False) -> None:
         """Make an empty cache; memory is taken at the first pass.
 
         Args:
             num_layers: decoder layers.
-            capacity: rows it must have room for.
-            multiple: views handed to attention are rounded up to this many rows.
+            capacity: rows it has room for.
+            whole_views: hand attention all rows there is room for, written or not.
         """
-        self.capacity = round_up(capacity, multiple)
-        self.multiple = multiple
-        super().__init__(layers=[KVLayer(self.capacity, multiple) for _ in range(num_layers)])
+        self.capacity = capacity
+        self.whole_views = whole_views
+        super().__init__(layers=[KVLayer(capacity, whole_views) for _ in range(num_layers)])
 
     @property
     def length(self) -> int:
@@ -111,11 +111,6 @@ class KVCache(Cache):
         index = torch.tensor([start + row for row in rows], device=self.layers[0].device)
         for layer in self.layers:
             layer.gather(start, index)
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The smallest multiple of ``multiple`` that is at least ``number``."""
-    return -(-number // multiple) * multiple
 
 
 def _with_rows(shape: torch.Size, rows: int) -> tuple[int, ...]:

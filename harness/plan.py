@@ -76,7 +76,7 @@ def make_plan(config: RunConfig) -> Plan:
             device=device,
             revision=config.revision,
             enable_thinking=config.enable_thinking,
-            attn="exact" if config.exact else config.attn,
+            attn=config.attn,
         ),
         baselines=config.baseline,
         drafters=drafters,

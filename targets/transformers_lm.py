@@ -7,53 +7,22 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from drafters.base import Proposal
-from harness.kv_cache import KVCache, round_up
+from harness.kv_cache import KVCache
 from targets import attention
-from targets.base import TargetOptions, TargetOutput
-from targets.digest import weights_digest
+from targets.base import TargetOutput
 from targets.exact import TreeProposed
+from targets.layer_outputs import LayerOutputs
 from targets.packed import can_pack, pack_linear_layers
-from targets.pretrained import load_pretrained, weight_files
 
+_EXACT_WIDTH = 16
+"""Keys of an exact pass come in multiples of this, so that widths are few."""
 _CHUNK = 2**24
 """Logits that `TransformersTarget.score` makes at a time; as many rows whatever the dtype."""
-
-
-def load(options: TargetOptions, *, model: str) -> TransformersTarget:
-    """The target behind a hub id or a local directory.
-
-    Raises:
-        UserError: it cannot be loaded; the message says why and what to do.
-    """
-    found = load_pretrained(model, options)
-    files = weight_files(found.directory)
-    facts = {
-        "model": model,
-        "revision": found.revision,
-        "weights_sha256": weights_digest(files),
-    }
-    return TransformersTarget(
-        found.model,
-        found.tokenizer,
-        name=options.name,
-        enable_thinking=options.enable_thinking,
-        facts=facts,
-    )
-
-
-def load_directory(
-    options: TargetOptions, directory: Path, facts: Mapping[str, Any]
-) -> TransformersTarget:
-    """A target from files the harness made itself; ``facts`` say what they are."""
-    target = load(options, model=str(directory))
-    target.facts.update(facts)
-    return target
 
 
 class TransformersTarget:
@@ -99,9 +68,7 @@ class TransformersTarget:
         self._prepared = False
         self._decoder = model.get_decoder()
         self._layers = _decoder_layers(self._decoder, self.num_layers)
-        self._feature_layers: tuple[int, ...] = ()
-        self._hooks: list[Any] = []
-        self._captured: dict[int, torch.Tensor] = {}
+        self._outputs = LayerOutputs(self._layers)
         self._cache: KVCache | None = None
         self._past = 0
         self.fixed_rows: int | None = None
@@ -181,16 +148,20 @@ class TransformersTarget:
     def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
         """Empty the cache; its buffers are made again only when they are too small."""
         self.prepare()
-        multiple = attention.EXACT_MULTIPLE if self.attn == attention.EXACT else 1
-        capacity = round_up(max_tokens + (self.fixed_rows or max_nodes + 1), multiple)
-        if self.fixed_rows is not None:
-            multiple = capacity  # the width of every view, whatever was asked before
+        capacity = max_tokens + (self.fixed_rows or max_nodes + 1)
+        exact = self.fixed_rows is not None
+        if exact:  # one width for every view, whatever was asked before
+            capacity = -(-capacity // _EXACT_WIDTH) * _EXACT_WIDTH
         kept = self._cache
-        if kept is None or kept.capacity < capacity or kept.multiple != multiple:
-            self._cache = KVCache(self.num_layers, capacity, multiple)
+        if (
+            kept is None
+            or kept.capacity < capacity
+            or (kept.whole_views, kept.capacity) != (exact, capacity if exact else kept.capacity)
+        ):
+            self._cache = KVCache(self.num_layers, capacity, whole_views=exact)
         assert self._cache is not None
         self._cache.rewind(0)
-        self._watch(tuple(feature_layers))
+        self._outputs.choose(tuple(feature_layers))
 
     @torch.inference_mode()
     def prefill(self, prompt_ids: torch.Tensor) -> TargetOutput:
@@ -241,7 +212,7 @@ class TransformersTarget:
     def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Iterator[torch.Tensor]:
         """See `targets.base.Scorer`: one pass by the library alone, no cache, no mask of ours."""
         self.prepare()
-        self._watch(())
+        self._outputs.choose(())
         ids = torch.tensor([[*prompt_ids, *new_tokens[:-1]]], device=self.device)
         if not self._head_is_last:
             yield self.model(input_ids=ids, use_cache=False, logits_to_keep=len(new_tokens)).logits[
@@ -251,6 +222,22 @@ class TransformersTarget:
         hidden = self._decoder(input_ids=ids, use_cache=False).last_hidden_state
         for chunk in hidden[0, len(prompt_ids) - 1 :].split(max(1, _CHUNK // self.vocab_size)):
             yield self.lm_head(chunk)
+
+    @torch.inference_mode()
+    def score_stepwise(
+        self, prompt_ids: Sequence[int], new_tokens: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        """See `targets.base.StepScorer`: the library's own cache, one token a pass."""
+        self.prepare()
+        self._outputs.choose(())
+        ids = torch.tensor([[*prompt_ids, *new_tokens[:-1]]], device=self.device)
+        past = None
+        for piece in ids.split([len(prompt_ids), *[1] * (len(new_tokens) - 1)], dim=1):
+            output = self.model(
+                input_ids=piece, past_key_values=past, use_cache=True, logits_to_keep=1
+            )
+            past = output.past_key_values
+            yield output.logits[0]
 
     @functools.cached_property
     def _head_is_last(self) -> bool:
@@ -274,56 +261,25 @@ class TransformersTarget:
         Returns:
             ``[B, L, len(layers) * H]`` in the model's dtype.
         """
-        before = self._feature_layers
-        self._watch(tuple(layers))
+        before = self._outputs.chosen
+        self._outputs.choose(tuple(layers))
         self._decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        features = torch.cat([self._captured[layer] for layer in layers], dim=-1)
-        self._watch(before)
+        features = self._outputs.joined()
+        assert features is not None
+        self._outputs.choose(before)
         return features
 
-    def _watch(self, layers: tuple[int, ...]) -> None:
-        """Hook exactly ``layers``: a layer's output is its own, before any final norm."""
-        if layers == self._feature_layers:
-            return
-        for hook in self._hooks:
-            hook.remove()
-        self._captured.clear()
-        self._hooks = [
-            self._layers[layer].register_forward_hook(self._hook(layer)) for layer in layers
-        ]
-        self._feature_layers = layers
-
-    def _hook(self, layer: int) -> Any:
-        def capture(module: Any, inputs: Any, output: Any) -> None:
-            self._captured[layer] = output[0] if isinstance(output, tuple) else output
-
-        return capture
-
     def _features(self) -> torch.Tensor | None:
-        if not self._feature_layers:
-            return None
-        rows = [self._captured[layer][0] for layer in self._feature_layers]
-        return torch.cat(rows, dim=-1)
+        """Of the one sequence of the last pass."""
+        joined = self._outputs.joined()
+        return None if joined is None else joined[0]
 
     def _tree_inputs(self, proposal: Proposal) -> dict[str, Any]:
-        """Positions by depth, and an ancestor mask for each kind of layer the model has."""
         assert self._cache is not None
-        past, config = self._past, self.model.config
-        depths = torch.tensor([0, *proposal.depths()], device=self.device)
-        positions = past + depths
-        width, _ = self._cache.layers[0].get_mask_sizes(positions.shape[0])
-        visible = attention.ancestor_visibility(proposal.parents, past, width, self.device)
-        full = attention.additive(visible, self.dtype)
-        window = getattr(config, "sliding_window", None)
-        kinds = getattr(config, "layer_types", None)
-        mask: torch.Tensor | dict[str, torch.Tensor] = full
-        if window is not None and (kinds is None or "sliding_attention" in kinds):
-            near = attention.within_window(visible, positions, past, window)
-            sliding = attention.additive(near, self.dtype)
-            mask = (
-                sliding if kinds is None else {"full_attention": full, "sliding_attention": sliding}
-            )
-        return {"attention_mask": mask, "position_ids": positions[None]}
+        width, _ = self._cache.layers[0].get_mask_sizes(len(proposal.parents) + 1)
+        return attention.tree_inputs(
+            self.model.config, proposal, self._past, width, self.device, self.dtype
+        )
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:

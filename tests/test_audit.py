@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 import toy
 from hypothesis import given
 from hypothesis import strategies as st
+from run_directories import generation
 from test_lossless import DRAFTERS
 
+from harness import auditor
 from harness.audit import deviations
 from harness.audit_records import Deviation
 from harness.decode import generate
@@ -136,6 +139,64 @@ def test_chunks_and_features_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     ids = torch.tensor([[*prompt, *answer[:-1]]])
     expected = target.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
     assert torch.allclose(whole, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(toy.TARGETS))
+def test_one_token_passes_score_what_the_whole_pass_scores(name: str) -> None:
+    target = toy.TARGETS[name]()
+    prompt, answer = toy.varied_prompt(target, 20)
+    whole = torch.cat(list(target.score(prompt, answer)))
+    steps = list(target.score_stepwise(prompt, answer))
+    assert [item.shape for item in steps] == [(1, toy.VOCAB)] * 20
+    assert torch.allclose(torch.cat(steps), whole, atol=1e-3)
+
+
+# Noise measured a second time
+
+
+class Scripted:
+    """Logits that are the wider ones plus an error: one for the whole pass, one for single ones."""
+
+    def __init__(self, wide: torch.Tensor, whole: float, single: float) -> None:
+        shape = torch.linspace(-1, 1, wide.shape[1]).sign()
+        self.wide, self.whole, self.single = wide, wide + whole * shape, wide + single * shape
+        self.num_steps = 0
+
+    def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Iterator[torch.Tensor]:
+        yield self.whole[: len(new_tokens)]
+
+    def score_stepwise(
+        self, prompt_ids: Sequence[int], new_tokens: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
+        for row in self.single[: len(new_tokens)]:
+            self.num_steps += 1
+            yield row[None]
+
+
+@pytest.mark.parametrize(
+    ("margin", "single", "expected", "num_steps"),
+    [
+        (0.2, 0.3, 0.1, 0),  # stands at once: nothing is measured again
+        (0.5, 0.3, 0.3, 6),  # explained by the passes that decoding is made of
+        (0.5, 0.01, 0.1, 6),  # the larger noise counts, and it does not explain this
+        (5.0, 0.3, 0.3, 6),  # a wrong token stays one
+    ],
+)
+def test_doubtful_tokens_are_measured_a_second_time(
+    margin: float, single: float, expected: float, num_steps: int
+) -> None:
+    wide = torch.zeros(10, 8)
+    wide[:, 0] = 10.0
+    wide[5, 1] = 10.0 - margin
+    own, reference = Scripted(wide, 0.1, single), Scripted(wide, 0.0, 0.0)
+    tokens = (0, 0, 0, 0, 0, 1, 0, 0, 0, 0)
+    answer = generation(accepted=[0] * 9, depth=0)
+    answer = dataclasses.replace(answer, new_tokens=tokens)
+    (found,) = auditor._score(own, reference, [3], answer)
+    assert (found.position, own.num_steps) == (5, num_steps)
+    assert found.margin == pytest.approx(margin, abs=1e-4)
+    assert found.noise == pytest.approx(expected, abs=1e-4)
+    assert stands(found) == (margin <= 3 * expected)
 
 
 # Planted bugs

@@ -15,7 +15,8 @@ from harness.errors import UserError
 FLAGS = """
 --drafter --target --tasks --limit --data-dir --output-dir --temperature --top-p --top-k
 --max-new-tokens --block-size --draft-vocab --dtype --attn --exact --device --seed --repeats
---resume --revision --enable-thinking --baseline --plugin --train-if-missing --dry-run
+--resume --revision --enable-thinking --baseline --plugin --train-if-missing
+--confirm-run-unsafe-code --dry-run
 """
 
 

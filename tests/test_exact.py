@@ -55,7 +55,7 @@ class Recorded(toy.ToyTarget):
 
 
 def _target(name: str) -> Recorded:
-    made = toy.TARGETS[name](attn="exact", dtype=torch.bfloat16)
+    made = toy.TARGETS[name](attn="grouped", dtype=torch.bfloat16)
     return Recorded(made.model, None, name=name)
 
 
@@ -100,7 +100,7 @@ def test_a_run_says_so_and_keeps_it(
             answers.setdefault((item.prompt_id, item.turn), set()).add(item.new_tokens)
     assert answers and all(len(texts) == 1 for texts in answers.values())
     facts = json.loads(result.files.config.read_text())["target"]
-    assert (facts["attn"], facts["exact_rows"] > 1) == ("exact", True)
+    assert facts["exact_rows"] > 1
     assert f"every pass has {facts['exact_rows']} rows" in capsys.readouterr().err
     page, _ = write_leaderboard((result.files.directory,), tmp_path)
     assert f"exact mode: {facts['exact_rows']} rows in every pass" in page.read_text()
@@ -150,14 +150,9 @@ def test_a_target_without_the_mode_is_refused() -> None:
         hold(type("Other", (), {"name": "other"})(), 4)
 
 
-def test_another_attention_is_refused() -> None:
-    with pytest.raises(UserError, match="leave out --attn sdpa"):
-        RunConfig(exact=True, attn="sdpa")
-
-
 @pytest.mark.slow
 def test_the_embedded_target_has_the_bits_of_one_token_passes() -> None:
-    target = load_target(TargetOptions(name="smollm2", attn="exact"))
+    target = load_target(TargetOptions(name="smollm2"))
     assert isinstance(target, TransformersTarget)
     hold(target, 8)
     prompt = target.encode_chat([{"role": "user", "content": "Count from one to forty."}])

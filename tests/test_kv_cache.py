@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drafters.base import Proposal
-from harness.kv_cache import KVCache, round_up
+from harness.kv_cache import KVCache
 
 
-def _filled(lengths: list[int], multiple: int = 1) -> tuple[KVCache, torch.Tensor]:
-    cache = KVCache(num_layers=2, capacity=sum(lengths), multiple=multiple)
+def _filled(lengths: list[int]) -> tuple[KVCache, torch.Tensor]:
+    cache = KVCache(num_layers=2, capacity=sum(lengths))
     rows = torch.randn(1, 2, sum(lengths), 4)
     start = 0
     for length in lengths:
@@ -43,8 +43,8 @@ def test_update_returns_every_row_so_far_in_the_same_buffer() -> None:
     assert keys.data_ptr() == address
 
 
-def test_views_are_rounded_up_and_the_rest_is_zero() -> None:
-    cache = KVCache(num_layers=1, capacity=20, multiple=16)
+def test_whole_views_hold_zeros_behind_what_was_written() -> None:
+    cache = KVCache(num_layers=1, capacity=32, whole_views=True)
     rows = torch.randn(1, 2, 18, 4)
     keys, values = cache.update(rows, rows, 0)
     assert keys.shape == values.shape == (1, 2, 32, 4)
@@ -74,7 +74,7 @@ def test_keep_gathers_what_a_copy_would(past: int, kept: set[int]) -> None:
         assert torch.equal(values, -tensor[:, :, index])
 
 
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_after_a_tree_the_cache_is_that_of_a_fresh_prefill(name: str, attn: str) -> None:
     target = toy.TARGETS[name](attn=attn)
@@ -133,7 +133,3 @@ def test_the_library_accepts_the_cache() -> None:
         for cache in (None, KVCache(target.num_layers, 32))
     ]
     assert ids[0] == ids[1] and len(ids[0][0]) == 21
-
-
-def test_round_up() -> None:
-    assert [round_up(n, 16) for n in (0, 1, 16, 17)] == [0, 16, 16, 32]

@@ -252,6 +252,8 @@ def quick_command_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     loggers = [logging.getLogger(name) for name in (None, "lm_eval")]
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:  # an earlier test's handlers write to streams that are closed by now
+        logger.handlers = []
     yield
     for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate

@@ -241,7 +241,7 @@ def test_broken_files_are_named(run_dir: Path, capsys: pytest.CaptureFixture[str
     Scored(capsys, run_dir)
     (run_dir / "scores.jsonl").write_text('{"schema_version": 1}\n')
     broken = Scored(capsys, run_dir)
-    assert broken.status == 2 and "scores.jsonl, line 1: not a score" in broken.err
+    assert broken.status == 2 and "scores.jsonl, line 1: score lacks task" in broken.err
     (run_dir / "scores.jsonl").unlink()
     (run_dir / "scoring.json").write_text("[]")
     broken = Scored(capsys, run_dir)

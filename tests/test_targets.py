@@ -27,19 +27,15 @@ from transformers import (
 
 from drafters.base import Proposal
 from harness.errors import UserError
-from harness.kv_cache import round_up
 from targets import pretrained, smollm2
 from targets.attention import (
-    EXACT_MULTIPLE,
-    exact_attention,
-    exact_mask,
     grouped_attention,
     prefer_grouped,
 )
 from targets.base import TargetOptions
 from targets.digest import file_digest, weights_digest
+from targets.hugging_face import load
 from targets.load import load_target
-from targets.transformers_lm import load
 
 NOTHING = Proposal(torch.empty(0, dtype=torch.int64), ())
 LAYERS = (0, 1)
@@ -89,7 +85,7 @@ def options(**kwargs: Any) -> TargetOptions:
 # Passes
 
 
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_rows_of_every_pass_equal_the_forward_without_a_cache(name: str, attn: str) -> None:
     """Prefill, chains and single tokens, past the sliding window, logits and features alike."""
@@ -128,7 +124,7 @@ def _broad_then_deep(draw: random.Random) -> Proposal:
 
 
 @pytest.mark.parametrize("shape", (_random_tree, _broad_then_deep))
-@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped", "exact"))
+@pytest.mark.parametrize("attn", ("sdpa", "eager", "grouped"))
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_a_tree_says_what_its_paths_say(
     name: str, attn: str, shape: Callable[[random.Random], Proposal]
@@ -190,43 +186,6 @@ def test_the_buffers_are_kept_while_they_are_large_enough() -> None:
     assert target._cache is not first
 
 
-def test_exact_attention_gives_a_row_one_result_in_bfloat16() -> None:
-    """Sixteen rows together and one by one, over views rounded up as the cache rounds them."""
-    generator = torch.Generator().manual_seed(0)
-
-    def rows(heads: int, count: int) -> torch.Tensor:
-        return torch.randn(1, heads, count, 64, generator=generator).bfloat16()
-
-    past, count = 150, 16
-    query, key, value = rows(6, count), rows(2, past + count), rows(2, past + count)
-
-    def attend(first: int, last: int) -> torch.Tensor:
-        """Queries ``first`` to ``last`` in one pass."""
-        end = past + last
-        width = round_up(end, EXACT_MULTIPLE)
-        padded = torch.zeros(2, 1, 2, width, 64, dtype=torch.bfloat16)
-        padded[0, :, :, :end], padded[1, :, :, :end] = key[:, :, :end], value[:, :, :end]
-        mask = exact_mask(1, last - first, width, past + first, dtype=torch.bfloat16)
-        out, _ = exact_attention(
-            torch.nn.Identity(), query[:, :, first:last], padded[0], padded[1], mask
-        )
-        return out
-
-    together = attend(0, count)
-    single = torch.cat([attend(row, row + 1) for row in range(count)], dim=1)
-    halves = torch.cat([attend(0, 5), attend(5, count)], dim=1)
-    assert torch.equal(together, single)
-    assert torch.equal(together, halves)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query.float(),
-        key.float(),
-        value.float(),
-        attn_mask=torch.ones(count, past + count, dtype=torch.bool).tril(past),
-        enable_gqa=True,
-    ).transpose(1, 2)
-    torch.testing.assert_close(together.float(), expected, rtol=2e-2, atol=2e-2)
-
-
 @pytest.mark.parametrize("name", sorted(toy.TARGETS))
 def test_grouped_is_preferred_where_it_computes_the_same(name: str) -> None:
     model = toy.TARGETS[name]().model
@@ -244,11 +203,10 @@ def test_a_difference_keeps_the_librarys_attention(monkeypatch: pytest.MonkeyPat
     assert model.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize("attend", (grouped_attention, exact_attention))
-def test_arithmetic_that_is_not_computed_is_refused(attend: Callable[..., Any]) -> None:
+def test_arithmetic_that_is_not_computed_is_refused() -> None:
     x = torch.randn(1, 2, 3, 8)
     with pytest.raises(UserError, match="softcap"):
-        attend(torch.nn.Identity(), x, x, x, None, softcap=50.0)
+        grouped_attention(torch.nn.Identity(), x, x, x, None, softcap=50.0)
 
 
 def test_a_capped_attention_keeps_its_own() -> None:
@@ -270,12 +228,12 @@ def test_a_capped_attention_keeps_its_own() -> None:
 
 
 def test_a_directory_loads_with_its_facts(directory: Path) -> None:
-    target = load_target(options(name=str(directory), attn="exact"))
+    target = load_target(options(name=str(directory), attn="grouped"))
     facts = target.describe()
     assert json.loads(json.dumps(facts)) == facts
     assert facts["model"] == str(directory) and facts["revision"] is None
     assert facts["weights_sha256"] == file_digest(directory / "model.safetensors")
-    assert (facts["dtype"], facts["attn"], facts["device"]) == ("float32", "exact", "cpu")
+    assert (facts["dtype"], facts["attn"], facts["device"]) == ("float32", "grouped", "cpu")
     assert facts["template"] == "chat" and len(facts["template_sha256"]) == 64
     assert facts["num_parameters"] == sum(p.numel() for p in toy.llama().model.parameters())
     assert target.stop_ids == {7, 3}

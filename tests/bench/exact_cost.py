@@ -19,7 +19,6 @@ from harness.decode import generate
 from harness.errors import UserError
 from harness.plan import load_tasks
 from harness.sampling import Sampling
-from targets.attention import EXACT
 from targets.base import TargetOptions
 from targets.exact import hold
 from targets.load import load_target
@@ -108,8 +107,7 @@ def _measure(options: Options) -> dict[str, Any]:
 
 def _pair(options: Options, mode: str) -> tuple[Any, Any]:
     """A target in ``mode`` and its drafter; answers do not stop early."""
-    attn = EXACT if mode == "exact" else None
-    target: Any = load_target(TargetOptions(name=options.target, attn=attn))
+    target: Any = load_target(TargetOptions(name=options.target))
     target.stop_ids = frozenset()
     wanted = DrafterOptions.parse(options.drafter)
     row = registry.resolve("drafters", wanted.name)

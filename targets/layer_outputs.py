@@ -1,0 +1,41 @@
+"""Outputs of chosen decoder layers, kept while the model runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class LayerOutputs:
+    """A layer's output is its own: before any final norm."""
+
+    def __init__(self, layers: torch.nn.ModuleList) -> None:
+        self.chosen: tuple[int, ...] = ()
+        self._layers = layers
+        self._hooks: list[Any] = []
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def choose(self, chosen: tuple[int, ...]) -> None:
+        """Keep the outputs of exactly these layers, 0-based, from the next pass on."""
+        if chosen == self.chosen:
+            return
+        for hook in self._hooks:
+            hook.remove()
+        self._kept.clear()
+        self._hooks = [
+            self._layers[layer].register_forward_hook(self._hook(layer)) for layer in chosen
+        ]
+        self.chosen = chosen
+
+    def joined(self) -> torch.Tensor | None:
+        """``[B, L, len(chosen) * H]`` of the last pass; None where no layer is chosen."""
+        if not self.chosen:
+            return None
+        return torch.cat([self._kept[layer] for layer in self.chosen], dim=-1)
+
+    def _hook(self, layer: int) -> Any:
+        def keep(module: Any, inputs: Any, output: Any) -> None:
+            self._kept[layer] = output[0] if isinstance(output, tuple) else output
+
+        return keep
