@@ -20,10 +20,10 @@ from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
 from harness.errors import FAILURES, UserError, one_line
+from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
-from harness.run_files import AuditWriter
 from harness.verdicts import stands
 from targets.attention import GROUPED
 from targets.base import Scorer, StepScorer, Target, TargetOptions

@@ -1,43 +1,18 @@
-"""The command line: `COMMANDS`.
+"""The command line: `harness.commands.COMMANDS`.
 
 A person reads stderr; stdout holds the leaderboard and, last, one line of JSON.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import tyro
+from collections.abc import Sequence
 
 from harness import registry
-from harness.config import (
-    PRESETS,
-    CompareConfig,
-    DoctorConfig,
-    ListConfig,
-    QualityConfig,
-    ReportConfig,
-    RunConfig,
-    ScoreConfig,
-    TrainCommand,
-    VerifyConfig,
-)
+from harness.commands import COMMANDS, INTERRUPTED
 from harness.errors import UserError
-from harness.verdicts import audit_lines, describe_mismatch, mismatches
-
-if TYPE_CHECKING:
-    from harness.runner import RunResult
-    from reports.run import Run
-
-_T = TypeVar("_T")
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,9 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read stdout has seen enough
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # What is still buffered for stdout must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if error.errno == errno.EPIPE:  # whoever read stdout has seen enough
+            return 1
+        print(f"error: output could not be written ({error.strerror}); make room.", file=sys.stderr)
+        return 2
     except SystemExit as stop:  # argument parsing ends this way, after --help as after an error
         return stop.code if isinstance(stop.code, int) else 2
 
@@ -75,260 +56,6 @@ def _dispatch(arguments: list[str]) -> int:
     return COMMANDS[name](rest)
 
 
-def _run(arguments: list[str]) -> int:
-    """Measure drafters in front of a target; a preset's name may come first."""
-    preset = "standard"
-    rest = arguments
-    if rest and not rest[0].startswith("-"):
-        preset, rest = rest[0], rest[1:]
-    if preset not in PRESETS:
-        raise UserError(f"unknown preset {preset!r}; {registry.near_misses(preset, PRESETS)}")
-    config = _parse(RunConfig, rest, "run", default=PRESETS[preset]())
-    for path in config.plugin:
-        registry.load_plugin(path)
-    if config.dry_run:
-        from harness.plan import describe, make_plan
-
-        for line in describe(make_plan(config)):
-            print(line)
-        return 0
-    from harness.runner import run
-
-    result = run(config, ["run", *arguments])
-    if not result.is_first:
-        return INTERRUPTED if result.interrupted else 0
-    _publish(result)
-    if result.found.problem is not None:
-        raise result.found.problem
-    if result.interrupted:
-        return INTERRUPTED
-    return 1 if result.num_failures or result.found.num_mismatches else 0
-
-
-def _publish(result: RunResult) -> None:
-    """Write and print the leaderboard, then the line of JSON for programs."""
-    from reports.render import write_leaderboard
-
-    directory = result.files.directory
-    markdown: Path | None = None
-    html: Path | None = None
-    if result.num_generations:
-        markdown, html = write_leaderboard((directory,), directory)
-        print(markdown.read_text(encoding="utf-8"))
-    else:
-        print("no generation succeeded, so there is no leaderboard", file=sys.stderr)
-    summary = {
-        "run_id": result.files.run_id,
-        "run_dir": str(directory),
-        "leaderboard_md": str(markdown) if markdown else None,
-        "leaderboard_html": str(html) if html else None,
-        "num_generations": result.num_generations,
-        "num_failures": result.num_failures,
-        "num_mismatches": result.found.num_mismatches,
-        "num_scored": result.found.num_scored,
-    }
-    print(json.dumps(summary))
-
-
-def _verify(arguments: list[str]) -> int:
-    """Audit the answers of a run: is every token the target's own?"""
-    from reports.run import load_run
-
-    config = _parse(VerifyConfig, arguments, "verify")
-    for path in config.plugin:
-        registry.load_plugin(path)
-    run = load_run(config.run_dir)
-    verify = _verify_greedy if run.config["sampling"]["temperature"] == 0 else _verify_draws
-    return verify(run, config)
-
-
-def _verify_greedy(run: Run, config: VerifyConfig) -> int:
-    from harness.auditor import verify_run
-    from harness.run_files import RunFiles
-
-    path = RunFiles(config.run_dir).audit
-    audits = verify_run(run.config, run.generations, path, config.data_dir)
-    for line in audit_lines(run.generations, audits):
-        print(line)
-    found = mismatches(audits.values())
-    for audit, deviation in found:
-        print(describe_mismatch(audit, deviation), file=sys.stderr)
-    summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
-    print(json.dumps(summary))
-    return 1 if found else 0
-
-
-def _verify_draws(run: Run, config: VerifyConfig) -> int:
-    from harness.distribution import checks, describe_check, num_wrong
-    from harness.draw_auditor import verify_draws
-    from harness.run_files import RunFiles
-
-    path = RunFiles(config.run_dir).draws
-    draws = verify_draws(run.config, run.generations, path, config.data_dir)
-    found = checks(run.generations, draws)
-    for method, check in found.items():
-        print(describe_check(method, check))
-    wrong = num_wrong(found)
-    print(json.dumps({"audit": str(path), "num_audited": len(draws), "num_mismatches": wrong}))
-    return 1 if wrong else 0
-
-
-def _score(arguments: list[str]) -> int:
-    """Score the answers of a run; programs only with --confirm-run-unsafe-code."""
-    from harness.quality import score_lines
-    from harness.run_files import RunFiles
-    from harness.scorer import score_run
-    from reports.run import load_run
-
-    config = _parse(ScoreConfig, arguments, "score")
-    for path in config.plugin:
-        registry.load_plugin(path)
-    run, files = load_run(config.run_dir), RunFiles(config.run_dir)
-    allowed = config.confirm_run_unsafe_code
-    scored = score_run(run.config, run.generations, files, config.data_dir, run_code=allowed)
-    for line in score_lines(run.generations, scored):
-        print(line)
-    summary = {
-        "scores": str(files.scores),
-        "num_scored": len(scored.scores),
-        "num_not_run": scored.num_not_run(run.generations),
-    }
-    print(json.dumps(summary))
-    return 0
-
-
-def _train(arguments: list[str]) -> int:
-    """Train block-diffusion drafters for a target."""
-    command = _parse(TrainCommand, arguments, "train")
-    for path in command.plugin:
-        registry.load_plugin(path)
-    from drafters.block_diffusion.trainer import train
-
-    for checkpoint in train(command.config):
-        print(checkpoint)
-    return 0
-
-
-def _report(arguments: list[str]) -> int:
-    """Rebuild leaderboards from records; needs no torch."""
-    from reports.render import write_leaderboard
-
-    config = _parse(ReportConfig, arguments, "report")
-    if not config.run_dirs:
-        raise UserError("report needs a run directory; write python -m harness report DIR.")
-    output_dir = config.output_dir or config.run_dirs[0]
-    markdown, html = write_leaderboard(config.run_dirs, output_dir)
-    print(markdown.read_text(encoding="utf-8"))
-    print(json.dumps({"leaderboard_md": str(markdown), "leaderboard_html": str(html)}))
-    return 0
-
-
-def _compare(arguments: list[str]) -> int:
-    """Show how each method changed between two runs; --fail-below makes it a gate."""
-    from reports.compare import compare, slower_methods
-    from reports.compare_page import page, summary
-    from reports.run import load_run
-
-    config = _parse(CompareConfig, arguments, "compare")
-    runs = load_run(config.run_a), load_run(config.run_b)
-    found = compare(*runs, allow_different=config.allow_different)
-    limit = config.fail_below
-    slower = [] if limit is None else slower_methods(found, limit)
-    print(page(found))
-    if slower:
-        print(f"slower than {limit:g} of before: {', '.join(slower)}", file=sys.stderr)
-    print(json.dumps({**summary(found), "fail_below": limit, "slower": slower}))
-    return 1 if slower else 0
-
-
-def _quality(arguments: list[str]) -> int:
-    """Score methods with lm-evaluation-harness, and compare their answers with ar_loop's."""
-    config = _parse(QualityConfig, arguments, "quality")
-    for path in config.plugin:
-        registry.load_plugin(path)
-    from harness.lm_eval_quality import evaluate, table
-
-    quality = evaluate(config)
-    for line in table(quality.scores):
-        print(line)
-    summary = {
-        "quality_dir": str(quality.directory),
-        "scores": str(quality.directory / "scores.json"),
-        "num_answers": sum(score.num_answers for score in quality.scores),
-        "num_different": sum(score.num_answers - score.num_identical for score in quality.scores),
-    }
-    print(json.dumps(summary))
-    return 0
-
-
-def _lm_eval(arguments: list[str]) -> int:
-    """lm-evaluation-harness's own command line, with this project's model and tasks."""
-    from harness.lm_eval_quality import require_lm_eval
-
-    require_lm_eval()
-    from harness.lm_eval_model import main
-
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m harness lm-eval is lm-eval with --model harness and tasks harness_…\n")
-
-    return main(arguments)
-
-
-def _doctor(arguments: list[str]) -> int:
-    """Show what this machine can run, and why not."""
-    from harness.doctor import diagnose
-    from harness.probes import probe
-
-    _parse(DoctorConfig, arguments, "doctor")
-    diagnosis = diagnose(probe())
-    for line in diagnosis.lines:
-        print(line)
-    print(json.dumps(diagnosis.facts))
-    return 0 if diagnosis.can_run else 1
-
-
-def _list(arguments: list[str]) -> int:
-    """Show every drafter, target, task, objective and preset."""
-    config = _parse(ListConfig, arguments, "list")
-    for path in config.plugin:
-        registry.load_plugin(path)
-    presets = {name: (make.__doc__ or "").rstrip(".") for name, make in PRESETS.items()}
-    tables = {
-        kind: {name: registry.phrase(row) for name, row in registry.table(kind).items()}
-        for kind in registry.KINDS
-    }
-    for title, phrases in {**tables, "presets": presets}.items():
-        width = max(len(name) for name in phrases)
-        print(title)
-        for name, phrase in phrases.items():
-            print(f"  {name:<{width}}  {phrase}")
-    return 0
-
-
-COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "run": _run,
-    "verify": _verify,
-    "score": _score,
-    "train": _train,
-    "report": _report,
-    "compare": _compare,
-    "quality": _quality,
-    "lm-eval": _lm_eval,
-    "list": _list,
-    "doctor": _doctor,
-}
-
-
 def _usage() -> str:
     lines = [f"  {name:<8}{command.__doc__}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: python -m harness COMMAND [--help]", "", *lines])
-
-
-def _parse(form: type[_T], arguments: list[str], command: str, default: _T | None = None) -> _T:
-    return tyro.cli(
-        form,
-        args=arguments,
-        prog=f"python -m harness {command}",
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )

@@ -10,10 +10,10 @@ import torch
 
 from harness.auditor import NotAudited, prompt_of, prompts_by_turn, scorer_of, there_already
 from harness.draws import Draws, read_draws, tokens_sha256
+from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
-from harness.run_files import AuditWriter
 from harness.sampling import Sampling
 from targets.base import Scorer, Target
 from tasks.base import PromptSet

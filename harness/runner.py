@@ -13,12 +13,13 @@ from harness.config import RunConfig
 from harness.errors import UserError
 from harness.examination import Examination, examine
 from harness.interrupt import sigterm_as_ctrl_c
+from harness.line_writers import RecordWriter
 from harness.methods import Method, build_methods
 from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
 from harness.records import Generation, Record
-from harness.run_files import RecordWriter, RunFiles
+from harness.run_files import RunFiles
 from harness.session import Session, keys_in_order
 from harness.shards import Place, Ring
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry, run_files
 from harness.errors import UserError
+from harness.line_writers import ScoreWriter
 from harness.plan import prompts_of_run
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
-from harness.run_files import RunFiles, ScoreWriter
+from harness.run_files import RunFiles
 from harness.score_records import (
     Score,
     Scored,

@@ -19,8 +19,9 @@ from harness.audit_records import (
     read_audits,
     to_json,
 )
+from harness.line_writers import AuditWriter
 from harness.records import key_of
-from harness.run_files import AuditWriter, cut_torn_line
+from harness.run_files import cut_torn_line
 
 FACTS: dict[str, Any] = {
     "task": "gsm8k",

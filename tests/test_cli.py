@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness import methods
-from harness.cli import COMMANDS, main
+from harness.cli import main
+from harness.commands import COMMANDS
 
 TOY = [
     *("--target", "toy", "--tasks", "counting", "--device", "cpu"),
@@ -224,7 +225,7 @@ def test_resume_refusals(
 def test_a_full_disk_is_one_sentence(
     toy: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.run_files import RecordWriter
+    from harness.line_writers import RecordWriter
 
     original = RecordWriter.__init__
     monkeypatch.setattr(
@@ -249,3 +250,17 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     command = f"{sys.executable} -m harness list | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.stderr == "" and done.stdout == "drafters\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+def test_a_full_stdout_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+        )
+    assert done.returncode == 2 and "make room" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from harness import run_files
 from harness.errors import UserError
+from harness.line_writers import RecordWriter
 from harness.records import Failure, read_records
-from harness.run_files import RecordWriter
 
 CONFIG = {"schema_version": 1, "seed": 0, "target": {"name": "toy"}, "tasks": [{"task": "a"}]}
 ENVIRONMENT: dict[str, Any] = {

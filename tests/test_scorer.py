@@ -16,8 +16,8 @@ from run_directories import BASELINES, config, drafter, generation, write_run
 
 from harness.cli import main
 from harness.errors import UserError
+from harness.line_writers import ScoreWriter
 from harness.records import Generation, key_of
-from harness.run_files import ScoreWriter
 from harness.score_records import Score, from_json, read_scores, read_scoring, to_json
 from tasks.base import Prompt
 from tasks.row_task import RowTask
