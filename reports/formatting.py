@@ -124,8 +124,9 @@ def sampling(facts: Mapping[str, Any]) -> str:
 
 def hardware(facts: Mapping[str, Any]) -> str:
     """The machine in a line."""
-    cpu = f"{text(facts.get('cpu'))}, {facts.get('num_cores')} cores"
-    cpu += f", {facts.get('num_threads')} threads"
+    numbers = ((facts.get("num_cores"), "core"), (facts.get("num_threads"), "thread"))
+    counts = (counted(number, noun) for number, noun in numbers if isinstance(number, int))
+    cpu = ", ".join((text(facts.get("cpu")), *counts))
     return f"{facts['gpu']}; {cpu}" if facts.get("gpu") else cpu
 
 
