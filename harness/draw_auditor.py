@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.auditor import NotAudited, prompt_of, prompts_by_turn, scorer_of, there_already
+from harness.auditor import (
+    place_of,
+    prompt_of,
+    prompts_by_turn,
+    rows_of,
+    scorer_of,
+    sentences,
+    there_already,
+)
 from harness.draws import Draws, read_draws, tokens_sha256
+from harness.errors import UserError
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -69,43 +78,35 @@ def verify_draws(
         UserError: as `harness.reload.reload_run` and `audit_draws`.
     """
     again = reload_run(config, data_dir)
-    sampling = Sampling(**config["sampling"])
+    rules = config["sampling"]
+    try:
+        sampling = Sampling(rules["temperature"], rules["top_p"], rules["top_k"])
+    except ValueError as error:
+        raise UserError(f"run {config['run_id']} was not sampled: {error}.") from error
     return audit_draws(again.target, again.tasks, sampling, generations, path)
 
 
 def _draws(
     scorer: Scorer, prompt_ids: Sequence[int], answer: Generation, sampling: Sampling
 ) -> Draws:
-    place = f"{answer.task} {answer.prompt_id}, turn {answer.turn}, {answer.method}"
-    try:
-        facts = list(_facts(scorer, prompt_ids, answer.new_tokens, sampling))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise NotAudited(
-            f"not audited from {place} on: memory ran out; call harness verify where there is more."
-        ) from error
-    above, given, top = (tuple(column) for column in zip(*facts, strict=True))
-    return Draws(
-        task=answer.task,
-        prompt_id=answer.prompt_id,
-        turn=answer.turn,
-        method=answer.method,
-        repeat=answer.repeat,
-        tokens_sha256=tokens_sha256(answer),
-        above=above,
-        given=given,
-        top=top,
-    )
-
-
-def _facts(
-    scorer: Scorer, prompt_ids: Sequence[int], new_tokens: Sequence[int], sampling: Sampling
-) -> Iterator[tuple[float, float, float]]:
-    """``above``, ``given`` and ``top`` of every token."""
-    first = 0
-    for logits in scorer.score(prompt_ids, new_tokens):
-        rows = torch.tensor(new_tokens[first : first + logits.shape[0]], device=logits.device)
-        yield from zip(*(item.tolist() for item in standing(logits, rows, sampling)), strict=True)
-        first += len(rows)
+    columns: list[list[float]] = [[], [], []]
+    with sentences(place_of(answer)):
+        chunks = scorer.score(prompt_ids, answer.new_tokens)
+        for logits, tokens, _ in rows_of(answer.new_tokens, chunks):
+            for column, values in zip(columns, standing(logits, tokens, sampling), strict=True):
+                column += values.tolist()
+        above, given, top = map(tuple, columns)
+        return Draws(
+            task=answer.task,
+            prompt_id=answer.prompt_id,
+            turn=answer.turn,
+            method=answer.method,
+            repeat=answer.repeat,
+            tokens_sha256=tokens_sha256(answer),
+            above=above,
+            given=given,
+            top=top,
+        )
 
 
 def standing(

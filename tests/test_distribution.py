@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_auditor import Measured, again, answers
+from test_auditor import Measured, again, answers, tamper
 from tiny_model import write_model
 from transformers import CohereConfig, CohereForCausalLM
 
@@ -84,6 +84,21 @@ def test_honest_draws_are_consistent_and_false_alarms_rare() -> None:
     assert min(p_values) >= 0.001
     # Uniform p values: below one half in 30 ± 3.9 of 60.
     assert 15 <= sum(value < 0.5 for value in p_values) <= 45
+
+
+def test_rounding_at_the_edge_of_the_nucleus_makes_no_large_run_wrong() -> None:
+    """The audit's logits differ a little from those that drew, and so does the nucleus."""
+    sampling, num_tokens = Sampling(1.0, 0.9), 200_000
+    logits = logits_of(num_tokens, 0)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.multinomial(sampling.probs(logits), 1, generator=generator)[:, 0]
+    noisy = logits + 0.06 * torch.randn(logits.shape, generator=generator)
+    found = check(draws_of(noisy, tokens, sampling))
+    assert found is not None and 0.001 < found.allowance < 0.02
+    assert found.distance > 0.8 * found.allowance  # it is this that the distance is made of
+    assert found.verdict == "consistent"
+    plain = check(draws_of(noisy[:2000], tokens[:2000], Sampling(1.0)))
+    assert plain is not None and plain.allowance == 0
 
 
 def test_the_stated_power_is_the_power() -> None:
@@ -185,6 +200,16 @@ def test_a_rule_that_waves_drafts_through_is_caught(
     assert "synthetic: MISMATCH" in done.err or "ngram: MISMATCH" in done.err
     assert "ar_loop: consistent" in done.err and "hf_generate: consistent" in done.err
     assert "MISMATCH: the draws of" in done.out
+
+
+def test_tokens_the_target_does_not_have_are_one_sentence(
+    flags: list[str], capsys: pytest.CaptureFixture[str], toy_plugin: Path
+) -> None:
+    done = Measured(capsys, *flags, "--repeats", "1")
+    (done.directory / "draws.jsonl").unlink()
+    tamper(done.directory, "ngram", 0, token=99999)
+    refused = again(capsys, done.directory, toy_plugin)
+    assert refused.status == 2 and "tokens that the target does not have" in refused.err
 
 
 def test_broken_draws_are_one_sentence(
