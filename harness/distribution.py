@@ -7,9 +7,9 @@ independent of what came before: the probability integral transform, one positio
 method are one sample, and a Kolmogorov-Smirnov test asks whether it is uniform. Rules that accept
 too eagerly or too greedily, or that do not draw again from the right residual, shift it.
 
-The audit's pass rounds otherwise than the one that drew. Behind top-p or top-k a token at the edge
-may so have no probability in the audit, and its u is 1, however right the draw was. The share of
-such tokens is taken off the distance: without it a large honest run would be called wrong.
+The audit's pass rounds otherwise than the one that drew. A token at the edge of what top-p or top-k
+keep may so have no probability in the audit, and its u is 1, however right the draw was. The share
+of such tokens is taken off the distance: without it a large honest run would be called wrong.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Check:
     distance: float
     """Largest difference between the distribution of u and the uniform one."""
     allowance: float
-    """Share of tokens that the audit's pass had outside of top-p or top-k."""
+    """Share of tokens that the audit's pass had just outside of top-p or top-k."""
     p_value: float
     """Of the distance less the allowance."""
     noticeable_shift: float
@@ -80,7 +80,7 @@ def check(found: Sequence[Draws]) -> Check | None:
 
     u = np.concatenate([uniforms(item) for item in found]).clip(0, 1)
     distance = float(stats.kstest(u, "uniform").statistic)
-    allowance = float(np.mean([share == 0 for item in found for share in item.given]))
+    allowance = sum(item.num_edge for item in found) / num_tokens
     p_value = float(stats.kstwo.sf(max(0.0, distance - allowance), num_tokens))
     shift = float(stats.kstwo.isf(FALSE_ALARM, num_tokens)) + allowance
     shift += float(stats.norm.ppf(POWER)) * _SPREAD / math.sqrt(num_tokens)

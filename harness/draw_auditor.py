@@ -28,6 +28,9 @@ from targets.base import Scorer, Target
 from tasks.base import PromptSet
 
 _DIGITS = 7
+_EDGE = 0.7
+"""A token left out is at the edge if it has this share of the least probability that is kept: the
+bfloat16 noise of two logits is below 0.1, and this is 0.36."""
 
 
 def audit_draws(
@@ -89,13 +92,13 @@ def verify_draws(
 def _draws(
     scorer: Scorer, prompt_ids: Sequence[int], answer: Generation, sampling: Sampling
 ) -> Draws:
-    columns: list[list[float]] = [[], [], []]
+    columns: list[list[float]] = [[], [], [], []]
     with sentences(place_of(answer)):
         chunks = scorer.score(prompt_ids, answer.new_tokens)
         for logits, tokens, _ in rows_of(answer.new_tokens, chunks):
             for column, values in zip(columns, standing(logits, tokens, sampling), strict=True):
                 column += values.tolist()
-        above, given, top = map(tuple, columns)
+        above, given, top, edge = map(tuple, columns)
         return Draws(
             task=answer.task,
             prompt_id=answer.prompt_id,
@@ -106,12 +109,13 @@ def _draws(
             above=above,
             given=given,
             top=top,
+            num_edge=int(sum(edge)),
         )
 
 
 def standing(
     logits: torch.Tensor, tokens: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where tokens stand in the distributions they were to be drawn from; see `Draws`.
 
     Args:
@@ -120,12 +124,15 @@ def standing(
         sampling: not greedy.
 
     Returns:
-        ``above``, ``given``, ``top``, each ``[rows]`` float64.
+        ``above``, ``given``, ``top`` and whether the token is at the edge, each ``[rows]``.
     """
     p = sampling.probs(logits).double()
     given = p.gather(1, tokens[:, None])
     ids = torch.arange(p.shape[1], device=p.device)
     before = (p > given) | ((p == given) & (ids < tokens[:, None]))
     above = torch.where(before, p, 0.0).sum(1)
-    columns = above, given[:, 0], p.amax(1)
-    return tuple(column.clamp(0, 1).round(decimals=_DIGITS) for column in columns)  # type: ignore[return-value]
+    whole = Sampling(sampling.temperature).probs(logits).double()
+    least = torch.where(p > 0, whole, torch.inf).amin(1)
+    edge = (given[:, 0] == 0) & (whole.gather(1, tokens[:, None])[:, 0] >= _EDGE * least)
+    rounded = (item.clamp(0, 1).round(decimals=_DIGITS) for item in (above, given[:, 0], p.amax(1)))
+    return (*rounded, edge)  # type: ignore[return-value]

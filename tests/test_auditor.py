@@ -230,18 +230,22 @@ def test_memory_that_runs_out_keeps_what_was_audited(
 def test_a_mismatch_found_before_memory_ran_out_fails_the_run(
     flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest, scored = TransformersTarget.score, []
+    honest_score, honest_rule, scored = TransformersTarget.score, verify._descend, []
 
     def hungry(self: Any, prompt_ids: Any, new_tokens: Any) -> Any:
         scored.append(1)
-        if len(scored) > 9:
+        if len(scored) > 30:
             raise torch.OutOfMemoryError
-        for logits in honest(self, prompt_ids, new_tokens):
-            if self.dtype == torch.float64:  # the reference would have chosen otherwise
-                logits = logits.flip(-1)
-            yield logits
+        return honest_score(self, prompt_ids, new_tokens)
+
+    def careless(drawn: torch.Tensor, proposal: Proposal) -> verify.Verdict:
+        if len(proposal.parents) > 2:
+            drawn = drawn.clone()
+            drawn[:3] = proposal.tokens[:3]
+        return honest_rule(drawn, proposal)
 
     monkeypatch.setattr(TransformersTarget, "score", hungry)
+    monkeypatch.setattr(verify, "_descend", careless)
     done = Measured(capsys, *flags, "--dtype", "float32")
     assert done.status == 1 and "memory ran out" in done.err
     assert done.summary["num_mismatches"] >= 1 and "MISMATCH: counting" in done.err

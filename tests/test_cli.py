@@ -56,7 +56,7 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
     markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
     assert "oracle" in markdown and markdown in captured.out
     assert "<html" in Path(summary["leaderboard_html"]).read_text(encoding="utf-8").lower()
-    assert "at most" in captured.err and "4 of 4 prompts" in captured.err
+    assert "about" in captured.err and "4 of 4 prompts" in captured.err
 
 
 def test_a_failure_shows_in_the_exit_status(

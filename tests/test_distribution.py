@@ -45,8 +45,9 @@ def draws_of(logits: torch.Tensor, tokens: torch.Tensor, sampling: Sampling) -> 
             above=tuple(above.tolist()),
             given=tuple(given.tolist()),
             top=tuple(top.tolist()),
+            num_edge=int(edge.sum()),
         )
-        for index, (above, given, top) in enumerate(zip(*columns, strict=True))
+        for index, (above, given, top, edge) in enumerate(zip(*columns, strict=True))
     ]
 
 
@@ -69,7 +70,7 @@ def test_standing_is_a_sum_over_the_ordered_distribution(
     sampling = Sampling(temperature, top_p, 7)
     logits = logits_of(3, seed).to(torch.bfloat16)  # coarse: equals happen
     tokens = torch.tensor([seed % VOCAB, 3, 11])
-    above, given_, top = standing(logits, tokens, sampling)
+    above, given_, top, edge = standing(logits, tokens, sampling)
     for row, token in enumerate(tokens.tolist()):
         p = sampling.probs(logits)[row].tolist()
         order = sorted(range(VOCAB), key=lambda item: (-p[item], item))
@@ -77,6 +78,9 @@ def test_standing_is_a_sum_over_the_ordered_distribution(
         assert above[row].item() == pytest.approx(min(before, 1), abs=1e-6)
         assert given_[row].item() == pytest.approx(p[token], abs=1e-6)
         assert top[row].item() == pytest.approx(max(p), abs=1e-6)
+        whole = Sampling(temperature).probs(logits)[row].tolist()
+        least = min(share for share, kept in zip(whole, p, strict=True) if kept)
+        assert bool(edge[row]) == (p[token] == 0 and whole[token] >= 0.7 * least)
 
 
 def test_honest_draws_are_consistent_and_false_alarms_rare() -> None:
@@ -97,6 +101,9 @@ def test_rounding_at_the_edge_of_the_nucleus_makes_no_large_run_wrong() -> None:
     assert found is not None and 0.001 < found.allowance < 0.02
     assert found.distance > 0.8 * found.allowance  # it is this that the distance is made of
     assert found.verdict == "consistent"
+    far = torch.where(torch.rand(num_tokens, generator=generator) < 0.02, logits.argmin(1), tokens)
+    wrong = check(draws_of(noisy, far, sampling))
+    assert wrong is not None and wrong.verdict == "MISMATCH"  # far outside nothing is excused
     plain = check(draws_of(noisy[:2000], tokens[:2000], Sampling(1.0)))
     assert plain is not None and plain.allowance == 0
 
