@@ -7,9 +7,10 @@ depends on how many rows go together, are float64.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from harness import run_files
 from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
-from harness.errors import FAILURES, UserError, one_line
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -185,18 +186,16 @@ def _audits(
             yield make_audit(item, ar_loop, scored[item.new_tokens], exact=exact)
 
 
-def _score(
-    own: Scorer, reference: Scorer, prompt_ids: Sequence[int], answer: Generation
-) -> list[Deviation]:
-    """Every place of one answer where the reference would have chosen another token."""
-    place = f"{answer.task} {answer.prompt_id}, turn {answer.turn}, {answer.method}"
-    tokens = answer.new_tokens
+@contextlib.contextmanager
+def sentences(place: str) -> Iterator[None]:
+    """What scoring one answer may raise, as a sentence.
+
+    Raises:
+        NotAudited: memory ran out.
+        UserError: anything else: tokens or logits that cannot be, or a target from elsewhere.
+    """
     try:
-        wide = reference.score(prompt_ids, tokens)
-        found = _deviations(wide, own.score(prompt_ids, tokens), tokens, place)
-        doubtful = [item.position for item in found if not stands(item)]
-        if doubtful and isinstance(own, StepScorer):
-            found = _measured_again(own, reference, prompt_ids, tokens, found)
+        yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise NotAudited(
             f"not audited from {place} on: memory ran out; call harness verify where there is more."
@@ -206,25 +205,54 @@ def _score(
     except ValueError as error:
         raise UserError(f"{place} cannot be audited: {error}.") from error
     except FAILURES as error:  # a target from elsewhere
+        raise_ctrl_c(error)
         raise UserError(f"{place} cannot be audited: {one_line(error)}.") from error
+
+
+def rows_of(
+    answer: Sequence[int], chunks: Iterable[torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+    """Chunks of logits ``[rows, V]`` with their tokens ``[rows]`` and the first one's position.
+
+    Raises:
+        ValueError: the target has not all of the tokens, or not a row for each.
+    """
+    first = 0
+    for logits in chunks:
+        tokens = answer[first : first + logits.shape[0]]
+        if len(tokens) < logits.shape[0] or not 0 <= min(tokens) <= max(tokens) < logits.shape[1]:
+            raise ValueError("it holds tokens that the target does not have")
+        yield logits, torch.tensor(tokens, device=logits.device), first
+        first += len(tokens)
+    if first != len(answer):
+        raise ValueError(f"the target scored {first} of its {len(answer)} tokens")
+
+
+def place_of(answer: Generation) -> str:
+    """An answer's name in a sentence."""
+    return f"{answer.task} {answer.prompt_id}, turn {answer.turn}, {answer.method}"
+
+
+def _score(
+    own: Scorer, reference: Scorer, prompt_ids: Sequence[int], answer: Generation
+) -> list[Deviation]:
+    """Every place of one answer where the reference would have chosen another token."""
+    tokens = answer.new_tokens
+    with sentences(place_of(answer)):
+        wide = reference.score(prompt_ids, tokens)
+        found = _deviations(wide, own.score(prompt_ids, tokens), tokens)
+        doubtful = any(not stands(item) for item in found)
+        if doubtful and isinstance(own, StepScorer):
+            found = _measured_again(own, reference, prompt_ids, tokens, found)
     return found
 
 
 def _deviations(
-    wide: Iterator[torch.Tensor],
-    narrow: Iterator[torch.Tensor],
-    new_tokens: Sequence[int],
-    place: str,
+    wide: Iterator[torch.Tensor], narrow: Iterator[torch.Tensor], new_tokens: Sequence[int]
 ) -> list[Deviation]:
     found: list[Deviation] = []
-    first = 0
-    for ours, theirs in zip(narrow, wide, strict=True):
-        rows = new_tokens[first : first + theirs.shape[0]]
-        if not 0 <= min(rows) <= max(rows) < theirs.shape[1]:
-            raise UserError(f"{place} holds tokens that the target does not have.")
-        tokens = torch.tensor(rows, device=theirs.device)
-        found += deviations(theirs, ours, tokens, first)
-        first += len(rows)
+    for (reference, tokens, first), own in zip(rows_of(new_tokens, wide), narrow, strict=True):
+        found += deviations(reference, own, tokens, first)
     return found
 
 
@@ -243,7 +271,7 @@ def _measured_again(
     last = max(item.position for item in found if not stands(item))
     tokens = new_tokens[: last + 1]
     wide = (row[None] for rows in reference.score(prompt_ids, tokens) for row in rows)
-    again = _deviations(wide, own.score_stepwise(prompt_ids, tokens), tokens, "")
+    again = _deviations(wide, own.score_stepwise(prompt_ids, tokens), tokens)
     noise = {item.position: item.noise for item in again}
     return [
         dataclasses.replace(item, noise=max(item.noise, noise.get(item.position, 0.0)))

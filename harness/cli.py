@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         status = _dispatch(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
-            raise
+            place = f": {error.filename}" if error.filename else ""
+            print(f"error: {error.strerror or error}{place}.", file=sys.stderr)
+            return 2
         # What is still buffered for stdout must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:  # whoever read stdout has seen enough
@@ -43,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: output could not be written ({error.strerror}); make room.", file=sys.stderr)
         return 2
     except SystemExit as stop:  # argument parsing ends this way, after --help as after an error
+        if isinstance(stop.code, str):
+            print(f"error: {stop.code}", file=sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
 
 

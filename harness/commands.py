@@ -93,6 +93,7 @@ def _publish(result: RunResult) -> None:
 
 def _verify(arguments: list[str]) -> int:
     """Audit the answers of a run: is every token the target's own?"""
+    from harness.run_files import RunFiles, alone
     from reports.run import load_run
 
     config = _parse(VerifyConfig, arguments, "verify")
@@ -100,7 +101,8 @@ def _verify(arguments: list[str]) -> int:
         registry.load_plugin(path)
     run = load_run(config.run_dir)
     verify = _verify_greedy if run.config["sampling"]["temperature"] == 0 else _verify_draws
-    return verify(run, config)
+    with alone(RunFiles(config.run_dir)):
+        return verify(run, config)
 
 
 def _verify_greedy(run: Run, config: VerifyConfig) -> int:
@@ -114,6 +116,8 @@ def _verify_greedy(run: Run, config: VerifyConfig) -> int:
     found = mismatches(audits.values())
     for audit, deviation in found:
         print(describe_mismatch(audit, deviation), file=sys.stderr)
+    if not audits:
+        raise UserError("nothing was audited: no answer of the run has ar_loop's beside it.")
     summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
     print(json.dumps(summary))
     return 1 if found else 0
@@ -130,6 +134,8 @@ def _verify_draws(run: Run, config: VerifyConfig) -> int:
     for method, check in found.items():
         print(describe_check(method, check))
     wrong = num_wrong(found)
+    if wrong is None:
+        raise UserError("nothing was judged: every method has too few tokens, or none.")
     print(json.dumps({"audit": str(path), "num_audited": len(draws), "num_mismatches": wrong}))
     return 1 if wrong else 0
 
@@ -137,7 +143,7 @@ def _verify_draws(run: Run, config: VerifyConfig) -> int:
 def _score(arguments: list[str]) -> int:
     """Score the answers of a run; programs only with --confirm-run-unsafe-code."""
     from harness.quality import score_lines
-    from harness.run_files import RunFiles
+    from harness.run_files import RunFiles, alone
     from harness.scorer import score_run
     from reports.run import load_run
 
@@ -146,7 +152,8 @@ def _score(arguments: list[str]) -> int:
         registry.load_plugin(path)
     run, files = load_run(config.run_dir), RunFiles(config.run_dir)
     allowed = config.confirm_run_unsafe_code
-    scored = score_run(run.config, run.generations, files, config.data_dir, run_code=allowed)
+    with alone(files):
+        scored = score_run(run.config, run.generations, files, config.data_dir, run_code=allowed)
     for line in score_lines(run.generations, scored):
         print(line)
     summary = {

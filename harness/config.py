@@ -131,7 +131,7 @@ class ListConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """Re-score every answer of a greedy run, finished or partial; what is audited is kept."""
+    """Re-score every answer of a run, finished or partial; what is audited is kept."""
 
     run_dir: Positional[Annotated[Path, arg(metavar="DIR")]]
     """Run directory; its target and prompts are loaded again."""

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.auditor import NotAudited, prompt_of, prompts_by_turn, scorer_of, there_already
+from harness.auditor import (
+    place_of,
+    prompt_of,
+    prompts_by_turn,
+    rows_of,
+    scorer_of,
+    sentences,
+    there_already,
+)
 from harness.draws import Draws, read_draws, tokens_sha256
+from harness.errors import UserError
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -19,6 +28,9 @@ from targets.base import Scorer, Target
 from tasks.base import PromptSet
 
 _DIGITS = 7
+_EDGE = 0.7
+"""A token left out is at the edge if it has this share of the least probability that is kept: the
+bfloat16 noise of two logits is below 0.1, and this is 0.36."""
 
 
 def audit_draws(
@@ -69,48 +81,41 @@ def verify_draws(
         UserError: as `harness.reload.reload_run` and `audit_draws`.
     """
     again = reload_run(config, data_dir)
-    sampling = Sampling(**config["sampling"])
+    rules = config["sampling"]
+    try:
+        sampling = Sampling(rules["temperature"], rules["top_p"], rules["top_k"])
+    except ValueError as error:
+        raise UserError(f"run {config['run_id']} was not sampled: {error}.") from error
     return audit_draws(again.target, again.tasks, sampling, generations, path)
 
 
 def _draws(
     scorer: Scorer, prompt_ids: Sequence[int], answer: Generation, sampling: Sampling
 ) -> Draws:
-    place = f"{answer.task} {answer.prompt_id}, turn {answer.turn}, {answer.method}"
-    try:
-        facts = list(_facts(scorer, prompt_ids, answer.new_tokens, sampling))
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise NotAudited(
-            f"not audited from {place} on: memory ran out; call harness verify where there is more."
-        ) from error
-    above, given, top = (tuple(column) for column in zip(*facts, strict=True))
-    return Draws(
-        task=answer.task,
-        prompt_id=answer.prompt_id,
-        turn=answer.turn,
-        method=answer.method,
-        repeat=answer.repeat,
-        tokens_sha256=tokens_sha256(answer),
-        above=above,
-        given=given,
-        top=top,
-    )
-
-
-def _facts(
-    scorer: Scorer, prompt_ids: Sequence[int], new_tokens: Sequence[int], sampling: Sampling
-) -> Iterator[tuple[float, float, float]]:
-    """``above``, ``given`` and ``top`` of every token."""
-    first = 0
-    for logits in scorer.score(prompt_ids, new_tokens):
-        rows = torch.tensor(new_tokens[first : first + logits.shape[0]], device=logits.device)
-        yield from zip(*(item.tolist() for item in standing(logits, rows, sampling)), strict=True)
-        first += len(rows)
+    columns: list[list[float]] = [[], [], [], []]
+    with sentences(place_of(answer)):
+        chunks = scorer.score(prompt_ids, answer.new_tokens)
+        for logits, tokens, _ in rows_of(answer.new_tokens, chunks):
+            for column, values in zip(columns, standing(logits, tokens, sampling), strict=True):
+                column += values.tolist()
+        above, given, top, edge = map(tuple, columns)
+        return Draws(
+            task=answer.task,
+            prompt_id=answer.prompt_id,
+            turn=answer.turn,
+            method=answer.method,
+            repeat=answer.repeat,
+            tokens_sha256=tokens_sha256(answer),
+            above=above,
+            given=given,
+            top=top,
+            num_edge=int(sum(edge)),
+        )
 
 
 def standing(
     logits: torch.Tensor, tokens: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Where tokens stand in the distributions they were to be drawn from; see `Draws`.
 
     Args:
@@ -119,12 +124,15 @@ def standing(
         sampling: not greedy.
 
     Returns:
-        ``above``, ``given``, ``top``, each ``[rows]`` float64.
+        ``above``, ``given``, ``top`` and whether the token is at the edge, each ``[rows]``.
     """
     p = sampling.probs(logits).double()
     given = p.gather(1, tokens[:, None])
     ids = torch.arange(p.shape[1], device=p.device)
     before = (p > given) | ((p == given) & (ids < tokens[:, None]))
     above = torch.where(before, p, 0.0).sum(1)
-    columns = above, given[:, 0], p.amax(1)
-    return tuple(column.clamp(0, 1).round(decimals=_DIGITS) for column in columns)  # type: ignore[return-value]
+    whole = Sampling(sampling.temperature).probs(logits).double()
+    least = torch.where(p > 0, whole, torch.inf).amin(1)
+    edge = (given[:, 0] == 0) & (whole.gather(1, tokens[:, None])[:, 0] >= _EDGE * least)
+    rounded = (item.clamp(0, 1).round(decimals=_DIGITS) for item in (above, given[:, 0], p.amax(1)))
+    return (*rounded, edge)  # type: ignore[return-value]

@@ -36,10 +36,14 @@ class Draws(Key):
     """Probability of the token."""
     top: tuple[float, ...]
     """Probability of the most probable token."""
+    num_edge: int = 0
+    """Tokens that top-p or top-k leave out, but hardly: rounding may have done it."""
 
     def __post_init__(self) -> None:
         if not len(self.above) == len(self.given) == len(self.top) >= 1:
             raise ValueError("above, given and top need one number for every token")
+        if not 0 <= self.num_edge <= sum(share == 0 for share in self.given):
+            raise ValueError(f"{self.num_edge} tokens cannot be at the edge")
         for above, given, top in zip(self.above, self.given, self.top, strict=True):
             if not (0 <= above <= 1 + _ROUNDING and 0 <= given <= top <= 1 + _ROUNDING):
                 raise ValueError(f"above {above}, given {given}, top {top} are no probabilities")

@@ -19,5 +19,8 @@ def one_line(error: BaseException) -> str:
 
 def raise_ctrl_c(error: BaseException) -> None:
     """Raise the Ctrl-C that ``error`` hides: code that was interrupted may fail to clean up."""
-    if isinstance(error.__context__, KeyboardInterrupt):
-        raise error.__context__ from None
+    hidden = error.__context__
+    while hidden is not None and not isinstance(hidden, KeyboardInterrupt):
+        hidden = hidden.__context__
+    if hidden is not None:
+        raise hidden from None

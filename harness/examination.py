@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import run_files
+from harness.audit_records import read_audits
 from harness.distribution import checks, describe_check, num_wrong
-from harness.errors import FAILURES, UserError, one_line
+from harness.draws import read_draws
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.methods import Method
 from harness.plan import Plan
 from harness.progress import say
 from harness.records import Generation
 from harness.run_files import RunFiles
 from harness.sampling import Sampling
+from harness.stages import read_stages
 from harness.verdicts import describe_mismatch, mismatches
 
 if TYPE_CHECKING:
@@ -42,14 +45,23 @@ def examine(
 ) -> Examination:
     """Time the parts of a round, audit and score, as far as that was not done before."""
     num_mismatches, num_scored = None, 0
+    problems: list[UserError] = []
     try:
-        if not files.stages.exists():
-            _measure_stages(plan, target, methods, files, generations)
+        _measure_stages(plan, target, methods, files, generations)
+    except UserError as error:
+        problems.append(error)
+    try:
         num_mismatches = _audit(plan, target, files, generations)
+    except UserError as error:
+        problems.append(error)
+    try:
         num_scored = _score(plan, files, generations)
     except UserError as error:
-        return Examination(num_mismatches=num_mismatches, num_scored=num_scored, problem=error)
-    return Examination(num_mismatches=num_mismatches, num_scored=num_scored)
+        problems.append(error)
+    for later in problems[1:]:
+        say(str(later))
+    problem = problems[0] if problems else None
+    return Examination(num_mismatches=num_mismatches, num_scored=num_scored, problem=problem)
 
 
 def _measure_stages(
@@ -59,9 +71,11 @@ def _measure_stages(
     files: RunFiles,
     generations: Sequence[Generation],
 ) -> None:
-    """Time the parts of a round, once a run."""
+    """Time the parts of a round, once a run; again where a method failed at that."""
     answers = [item for item in generations if item.method == "ar_loop"]
-    if not answers:
+    known = read_stages(files.stages)
+    timed = {item.name for item in methods if item.drafter is not None and item.prepare is None}
+    if not answers or (known is not None and timed <= known.methods.keys()):
         return
     from harness.stage_clock import measure_stages
 
@@ -69,6 +83,7 @@ def _measure_stages(
     try:
         stages = measure_stages(plan, target, methods, answers)
     except FAILURES as error:
+        raise_ctrl_c(error)
         say(f"the parts of a round were not timed: {one_line(error)}")
         return
     if stages is not None:
@@ -82,24 +97,23 @@ def _audit(
 
     At temperature 0 answers are judged one by one, above it the draws of each method as a whole.
     """
-    from harness.auditor import NotAudited
-
     audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
-    try:
-        return audit(plan, target, generations, files)
-    except NotAudited as error:
-        say(str(error))
-        return None
+    return audit(plan, target, generations, files)
 
 
 def _audit_greedy(
     plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
 ) -> int | None:
-    from harness.auditor import audit_answers
+    from harness.auditor import NotAudited, audit_answers
 
-    audits = audit_answers(
-        plan.target, target, plan.tasks, generations, files.audit, exact=plan.config.exact
-    )
+    exact = plan.config.exact
+    try:
+        audits = audit_answers(
+            plan.target, target, plan.tasks, generations, files.audit, exact=exact
+        )
+    except NotAudited as error:  # what was audited before is judged all the same
+        say(str(error))
+        audits = dict(read_audits(files.audit, generations))
     found = mismatches(audits.values())
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))
@@ -109,11 +123,16 @@ def _audit_greedy(
 def _audit_draws(
     plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
 ) -> int | None:
+    from harness.auditor import NotAudited
     from harness.draw_auditor import audit_draws
 
     config = plan.config
     sampling = Sampling(config.temperature, config.top_p, config.top_k)
-    draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
+    try:
+        draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
+    except NotAudited as error:
+        say(str(error))
+        draws = read_draws(files.draws, generations)
     found = checks(generations, draws)
     for method, check in found.items():
         say(describe_check(method, check))

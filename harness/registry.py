@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line
 
 KINDS = ("drafters", "targets", "tasks", "objectives")
 
@@ -160,11 +160,9 @@ def _import_file(stem: str, path: Path) -> ModuleType:
     sys.modules[stem] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except FAILURES as error:
         del sys.modules[stem]
-        raise UserError(
-            f"plug-in {path.name} failed to load: {type(error).__name__}: {error}"
-        ) from error
+        raise UserError(f"plug-in {path.name} failed to load: {one_line(error)}") from error
     return module
 
 

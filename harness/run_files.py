@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,6 +104,30 @@ def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str
         shutil.rmtree(begun.directory, ignore_errors=True)
         raise UserError(f"{files.directory} cannot be written: {error.strerror}.") from error
     return files
+
+
+@contextlib.contextmanager
+def alone(files: RunFiles) -> Iterator[None]:
+    """Keep other processes from working on a run meanwhile, where the system has such locks.
+
+    Raises:
+        UserError: another works on it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with files.config.open("rb") as file:  # never replaced, so everyone locks the same file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process works on run {files.run_id}; wait for its end, or stop it."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
 
 
 def find(resume: str, output_dir: Path) -> RunFiles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +21,11 @@ from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
 from harness.records import Generation, Record
+from harness.run_facts import RunFacts
 from harness.run_files import RunFiles
 from harness.session import Session, keys_in_order
 from harness.shards import Place, Ring
+from harness.typed_json import typed
 
 if TYPE_CHECKING:
     from targets.base import Target
@@ -65,8 +69,11 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         methods = build_methods(plan, target)
         if config.exact:
             _hold_exact(target, methods)
-        files = _open(plan, methods, config_facts(plan, target, methods), environment(argv), ring)
-        return _measure(plan, target, methods, files, ring)
+        facts = config_facts(plan, target, methods)
+        _require_reportable(facts)
+        with contextlib.ExitStack() as held:
+            files = _open(plan, methods, facts, environment(argv), ring, held)
+            return _measure(plan, target, methods, files, ring)
 
 
 def _measure(
@@ -119,7 +126,7 @@ def _write_all(session: Session, share: Plan, files: RunFiles, place: Place) -> 
     if place.is_first:
         say(
             f"{share.target.device}: {session.num_left} answers of up to {share.max_new_tokens} "
-            f"tokens, at most {duration(full_s)}"
+            f"tokens, about {duration(full_s)}"
         )
     path = files.records if place.size == 1 else files.records_of(place.rank)
     with (
@@ -141,6 +148,14 @@ def _records(files: RunFiles) -> list[Record]:
 
 def _generations(files: RunFiles) -> list[Generation]:
     return [item for item in _records(files) if isinstance(item, Generation)]
+
+
+def _require_reportable(facts: dict[str, Any]) -> None:
+    """Refuse, before anything is measured, facts of plug-ins that no report could read."""
+    try:
+        typed(RunFacts, {**json.loads(json.dumps(facts)), "run_id": ""}, "this run")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"this run could not be reported: {error}.") from error
 
 
 def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:
@@ -169,12 +184,16 @@ def _open(
     facts: dict[str, Any],
     where: dict[str, Any],
     ring: Ring,
+    held: contextlib.ExitStack,
 ) -> RunFiles:
-    """A new run directory or the one to resume, opened by the first process for all."""
+    """A new run directory or the one to resume, opened by the first process for all.
+
+    While ``held`` is open, no other run may work on it.
+    """
     own = {"config": shards.without_device(facts), "environment": run_files.machine(where)}
     directory = None
     if ring.place.is_first:
-        files = _open_alone(plan, methods, facts, where)
+        files = _open_alone(plan, methods, facts, where, held)
         say(f"run      {files.directory}")
         directory = str(files.directory.resolve())
     told = ring.exchange({**own, "directory": directory})
@@ -189,12 +208,19 @@ def _open(
 
 
 def _open_alone(
-    plan: Plan, methods: Sequence[Method], facts: dict[str, Any], where: dict[str, Any]
+    plan: Plan,
+    methods: Sequence[Method],
+    facts: dict[str, Any],
+    where: dict[str, Any],
+    held: contextlib.ExitStack,
 ) -> RunFiles:
     config = plan.config
     if config.resume is None:
-        return run_files.create(config.output_dir, facts, where)
+        files = run_files.create(config.output_dir, facts, where)
+        held.enter_context(run_files.alone(files))
+        return files
     files = run_files.find(config.resume, config.output_dir)
+    held.enter_context(run_files.alone(files))
     records, torn = run_files.reopen(files, facts, where)
     if torn:
         say(f"cut off a torn last record ({torn} bytes)")

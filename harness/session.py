@@ -96,6 +96,7 @@ class Session:
         try:
             prompt_ids = self._target.encode_chat([{"role": "user", "content": first.turns[0]}])
         except FAILURES as error:
+            raise_ctrl_c(error)
             say(f"warm-up on {task} failed: {one_line(error)}")
             return 0.0
         longest = self._plan.max_new_tokens
@@ -129,6 +130,7 @@ class Session:
             except StopIteration:
                 missing = f"ar_loop failed at turn {asked}, so there is no history to go on from"
             except FAILURES as error:  # the target's template or tokenizer
+                raise_ctrl_c(error)
                 missing = f"no prompt for turn {asked + 1}: {one_line(error)}"
             else:
                 for repeat in range(self._plan.config.repeats):
@@ -156,6 +158,8 @@ class Session:
             oracle = self._answers.get((task, prompt_id, turn, "ar_loop", repeat))
             try:
                 record: Record = self._ask(method, source, key, prompt_ids, oracle)
+            except TreeProposed as error:
+                raise UserError(f"{method.name}: {error}") from error
             except FAILURES as error:
                 raise_ctrl_c(error)
                 record = _failure(key, one_line(error))

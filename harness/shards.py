@@ -139,19 +139,20 @@ class Ring:
             return [json.loads(self._store.get(f"{place} {i}")) for i in range(self.place.size)]
 
     def require_alike(self, told: Sequence[Mapping[str, Any]]) -> None:
-        """Raise `UserError` where this process differs from the first.
+        """Raise `UserError`, in every process, where one differs from the first.
 
         Args:
             told: what `exchange` gave, objects that must be equal but for their directory.
         """
-        first, own = ({**told[i], "directory": None} for i in (0, self.place.rank))
-        found = first_difference(first, own)
-        if found is not None:
-            field, there, here = found
-            raise UserError(
-                f"process {self.place.rank} is not like process 0: {field} is {here}, there "
-                f"{there}; start all with the same command on machines of one kind."
-            )
+        first, *others = ({**item, "directory": None} for item in told)
+        for rank, other in enumerate(others, start=1):
+            found = first_difference(first, other)
+            if found is not None:
+                field, there, here = found
+                raise UserError(
+                    f"process {rank} is not like process 0: {field} is {here}, there {there}; "
+                    "start all with the same command on machines of one kind."
+                )
 
     def leave(self) -> None:
         """Part from the others when all have heard everything; no exchange follows.

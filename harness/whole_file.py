@@ -15,9 +15,10 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OSError: the disk is full or gone; the older file is as it was.
     """
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        # An argument may name a file whose name is not UTF-8.
+        with partial.open("w", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

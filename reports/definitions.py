@@ -153,7 +153,9 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "probability would be uniform on 0 to 1 and independent from token to token. A "
         "Kolmogorov-Smirnov test over all tokens says MISMATCH below p = 0.001, else consistent: "
         "no more than that a fault as large as the table states would have been noticed nine "
-        "times in ten.",
+        "times in ten. The allowance is the share of tokens just outside of top-p or top-k in the "
+        "audit's own pass, where rounding may have put them (at least 0.7 of the least kept "
+        "probability); it is taken off the distance before p is computed.",
     ),
     (
         "Samples",

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import metrics
 from harness.distribution import checks, describe_check
+from harness.paired import or_none
 from harness.verdicts import tally
 from reports import differences, load_mark
 from reports import formatting as form
@@ -255,8 +256,9 @@ def _baseline_note(run: Run) -> str:
     speeds = []
     for name in run.baselines:
         generations = run.of(name)
-        if generations:
-            speeds.append(f"{name} {form.rate(metrics.tokens_per_s(generations))}")
+        speed = or_none(metrics.tokens_per_s, generations)
+        if speed is not None:
+            speeds.append(f"{name} {form.rate(speed)}")
     return (
         f"speedups divide by {headline}, the fastest baseline that ran "
         f"({', '.join(speeds)} tokens/s)."

@@ -18,6 +18,7 @@ from harness.audit_records import read_audits
 from harness.cli import main
 from harness.errors import UserError
 from harness.records import Generation, key_of, read_records, to_json
+from harness.run_files import RunFiles, alone
 from harness.verdicts import verdict
 from targets.transformers_lm import TransformersTarget
 
@@ -224,6 +225,56 @@ def test_memory_that_runs_out_keeps_what_was_audited(
     assert done.status == 0 and "memory ran out" in done.err
     assert 0 < len(verdicts(done.directory)) < NUM_ANSWERS
     assert " audited)" in done.out
+
+
+def test_a_mismatch_found_before_memory_ran_out_fails_the_run(
+    flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest_score, honest_rule, scored = TransformersTarget.score, verify._descend, []
+
+    def hungry(self: Any, prompt_ids: Any, new_tokens: Any) -> Any:
+        scored.append(1)
+        if len(scored) > 30:
+            raise torch.OutOfMemoryError
+        return honest_score(self, prompt_ids, new_tokens)
+
+    def careless(drawn: torch.Tensor, proposal: Proposal) -> verify.Verdict:
+        if len(proposal.parents) > 2:
+            drawn = drawn.clone()
+            drawn[:3] = proposal.tokens[:3]
+        return honest_rule(drawn, proposal)
+
+    monkeypatch.setattr(TransformersTarget, "score", hungry)
+    monkeypatch.setattr(verify, "_descend", careless)
+    done = Measured(capsys, *flags, "--dtype", "float32")
+    assert done.status == 1 and "memory ran out" in done.err
+    assert done.summary["num_mismatches"] >= 1 and "MISMATCH: counting" in done.err
+
+
+@pytest.mark.parametrize("temperature", ["0", "0.9"])
+def test_a_target_that_scores_too_few_tokens_is_one_sentence(
+    flags: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    temperature: str,
+) -> None:
+    monkeypatch.setattr(TransformersTarget, "score", lambda *arguments: iter(()))
+    done = Measured(capsys, *flags, "--temperature", temperature)
+    assert done.status == 2 and "the target scored 0 of its" in done.err
+    assert "### Leaderboard" in done.out
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(
+    flags: list[str], capsys: pytest.CaptureFixture[str], toy_plugin: Path
+) -> None:
+    done = Measured(capsys, *flags, "--baseline", "ar_loop")
+    with alone(RunFiles(done.directory)):
+        for refused in (
+            again(capsys, done.directory, toy_plugin),
+            Measured(capsys, *flags, "--baseline", "ar_loop", "--resume", str(done.directory)),
+        ):
+            assert refused.status == 2 and "another process works on run" in refused.err
+    assert again(capsys, done.directory, toy_plugin).status == 0
 
 
 def test_what_cannot_be_verified(

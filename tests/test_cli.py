@@ -56,7 +56,7 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
     markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
     assert "oracle" in markdown and markdown in captured.out
     assert "<html" in Path(summary["leaderboard_html"]).read_text(encoding="utf-8").lower()
-    assert "at most" in captured.err and "4 of 4 prompts" in captured.err
+    assert "about" in captured.err and "4 of 4 prompts" in captured.err
 
 
 def test_a_failure_shows_in_the_exit_status(
@@ -264,3 +264,28 @@ def test_a_full_stdout_is_one_sentence() -> None:
         )
     assert done.returncode == 2 and "make room" in done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("body", ["import sys; sys.exit(0)", "import sys; sys.exit('install foo')"])
+def test_a_plug_in_that_exits_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, clean_registry: None, body: str
+) -> None:
+    plugin = tmp_path / "my_quitter.py"
+    plugin.write_text(body)
+    error = refused(capsys, "list", "--plugin", str(plugin))
+    assert "plug-in my_quitter.py failed to load: SystemExit" in error
+
+
+def test_a_name_too_long_for_the_system_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = refused(capsys, "run", "--drafter", "ngram", "--target", "x" * 300, "--dry-run")
+    assert "File name too long" in error or "unknown" in error
+
+
+def test_facts_that_no_report_could_read_are_refused_first(
+    capsys: pytest.CaptureFixture[str], toy: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("drafters.ngram.NgramDrafter.checkpoint", "weights.pt", raising=False)
+    error = refused(capsys, "run", *toy, "--drafter", "ngram")
+    assert "this run could not be reported" in error and "checkpoint" in error

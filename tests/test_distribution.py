@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_auditor import Measured, again, answers
+from test_auditor import Measured, again, answers, tamper
 from tiny_model import write_model
 from transformers import CohereConfig, CohereForCausalLM
 
@@ -45,8 +45,9 @@ def draws_of(logits: torch.Tensor, tokens: torch.Tensor, sampling: Sampling) -> 
             above=tuple(above.tolist()),
             given=tuple(given.tolist()),
             top=tuple(top.tolist()),
+            num_edge=int(edge.sum()),
         )
-        for index, (above, given, top) in enumerate(zip(*columns, strict=True))
+        for index, (above, given, top, edge) in enumerate(zip(*columns, strict=True))
     ]
 
 
@@ -69,7 +70,7 @@ def test_standing_is_a_sum_over_the_ordered_distribution(
     sampling = Sampling(temperature, top_p, 7)
     logits = logits_of(3, seed).to(torch.bfloat16)  # coarse: equals happen
     tokens = torch.tensor([seed % VOCAB, 3, 11])
-    above, given_, top = standing(logits, tokens, sampling)
+    above, given_, top, edge = standing(logits, tokens, sampling)
     for row, token in enumerate(tokens.tolist()):
         p = sampling.probs(logits)[row].tolist()
         order = sorted(range(VOCAB), key=lambda item: (-p[item], item))
@@ -77,6 +78,9 @@ def test_standing_is_a_sum_over_the_ordered_distribution(
         assert above[row].item() == pytest.approx(min(before, 1), abs=1e-6)
         assert given_[row].item() == pytest.approx(p[token], abs=1e-6)
         assert top[row].item() == pytest.approx(max(p), abs=1e-6)
+        whole = Sampling(temperature).probs(logits)[row].tolist()
+        least = min(share for share, kept in zip(whole, p, strict=True) if kept)
+        assert bool(edge[row]) == (p[token] == 0 and whole[token] >= 0.7 * least)
 
 
 def test_honest_draws_are_consistent_and_false_alarms_rare() -> None:
@@ -84,6 +88,24 @@ def test_honest_draws_are_consistent_and_false_alarms_rare() -> None:
     assert min(p_values) >= 0.001
     # Uniform p values: below one half in 30 ± 3.9 of 60.
     assert 15 <= sum(value < 0.5 for value in p_values) <= 45
+
+
+def test_rounding_at_the_edge_of_the_nucleus_makes_no_large_run_wrong() -> None:
+    """The audit's logits differ a little from those that drew, and so does the nucleus."""
+    sampling, num_tokens = Sampling(1.0, 0.9), 200_000
+    logits = logits_of(num_tokens, 0)
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.multinomial(sampling.probs(logits), 1, generator=generator)[:, 0]
+    noisy = logits + 0.06 * torch.randn(logits.shape, generator=generator)
+    found = check(draws_of(noisy, tokens, sampling))
+    assert found is not None and 0.001 < found.allowance < 0.02
+    assert found.distance > 0.8 * found.allowance  # it is this that the distance is made of
+    assert found.verdict == "consistent"
+    far = torch.where(torch.rand(num_tokens, generator=generator) < 0.02, logits.argmin(1), tokens)
+    wrong = check(draws_of(noisy, far, sampling))
+    assert wrong is not None and wrong.verdict == "MISMATCH"  # far outside nothing is excused
+    plain = check(draws_of(noisy[:2000], tokens[:2000], Sampling(1.0)))
+    assert plain is not None and plain.allowance == 0
 
 
 def test_the_stated_power_is_the_power() -> None:
@@ -185,6 +207,16 @@ def test_a_rule_that_waves_drafts_through_is_caught(
     assert "synthetic: MISMATCH" in done.err or "ngram: MISMATCH" in done.err
     assert "ar_loop: consistent" in done.err and "hf_generate: consistent" in done.err
     assert "MISMATCH: the draws of" in done.out
+
+
+def test_tokens_the_target_does_not_have_are_one_sentence(
+    flags: list[str], capsys: pytest.CaptureFixture[str], toy_plugin: Path
+) -> None:
+    done = Measured(capsys, *flags, "--repeats", "1")
+    (done.directory / "draws.jsonl").unlink()
+    tamper(done.directory, "ngram", 0, token=99999)
+    refused = again(capsys, done.directory, toy_plugin)
+    assert refused.status == 2 and "tokens that the target does not have" in refused.err
 
 
 def test_broken_draws_are_one_sentence(

@@ -378,12 +378,13 @@ def test_a_killed_run_can_be_finished(toy_plugin: Path, tmp_path: Path) -> None:
     assert result.num_generations == NUM_TURNS * 2
 
 
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_a_partial_report(
-    toy_plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toy_plugin: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], stop: signal.Signals
 ) -> None:
     process = start_slow_run(toy_plugin, tmp_path)
     directory = wait_for_records(process, tmp_path, 3)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(stop)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"--resume {directory.name}" in stderr and "Traceback" not in stderr

@@ -219,7 +219,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[str]]:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="names open files by /proc")
 @pytest.mark.parametrize(
-    "name", ["records.jsonl", "stages.partial", "audit.jsonl", "leaderboard.partial"]
+    "name", ["records.jsonl", "stages.json.partial", "audit.jsonl", "leaderboard.md.partial"]
 )
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     flags: list[str],
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
         yield self._logits(torch.tensor([prompt_ids[-1], *new_tokens[:-1]]))
 
     monkeypatch.setattr(toy.ToyTarget, "score", score, raising=False)
-    if name != "leaderboard.partial":
+    if name != "leaderboard.md.partial":
         without_page(monkeypatch)
     assert main([*flags, "--output-dir", str(tmp_path / "whole")]) == 0
     (whole,) = (tmp_path / "whole").iterdir()
@@ -255,7 +255,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
 def test_a_disk_full_from_the_start_leaves_no_half_run(
     flags: list[str], toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], disk: set[str]
 ) -> None:
-    disk.add("environment.partial")
+    disk.add("environment.json.partial")
     assert main(flags) == 2
     assert "cannot be written: No space left" in capsys.readouterr().err.splitlines()[-1]
     assert list((tmp_path / "runs").iterdir()) == []
