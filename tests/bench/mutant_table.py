@@ -84,8 +84,8 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
             "return tau_macro(generations)",
         ),
         (
-            "mean([mean([item.committed for item in rounds]) for rounds in responses(generations)])",
-            "mean([item.committed for item in rounds_of(generations)])",
+            "[mean([item.committed for item in rounds]) for rounds in responses(generations)]",
+            "[item.committed for item in rounds_of(generations)]",
         ),
         (
             "mean([item.committed for item in rounds])",
@@ -150,8 +150,8 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
             "return mean([item.committed for item in rounds_of(generations)])",
         ),
         (
-            "mean([mean([item.accepted + 1 for item in rounds]) for rounds in responses(generations)])",
-            "mean([item.accepted + 1 for item in rounds_of(generations)])",
+            "[mean([item.accepted + 1 for item in rounds]) for rounds in responses(generations)]",
+            "[item.accepted + 1 for item in rounds_of(generations)]",
         ),
         (
             "mean([item.accepted + 1 for item in rounds])",
