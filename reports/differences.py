@@ -11,7 +11,6 @@ from harness.metrics import Sides
 from harness.paired import Estimate
 from harness.records import Generation
 from reports.run import Run
-from reports.tables import headline_baseline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +48,27 @@ def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
         )
 
 
-def is_tie(above: tuple[Run, str], below: tuple[Run, str]) -> bool:
+def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> bool:
     """Whether the overall speedups of two methods are not shown to differ.
 
-    Within a run their decode speeds are compared directly. Across runs each is taken over its own
-    baseline.
+    Within a run their decode speeds are compared directly. Across runs each is taken over the
+    ``headline`` baseline's answers in its own run.
     """
     (run, method), (other_run, other) = above, below
     if run is other_run:
         sides: list[Sides] = list(zip(_by_task(run, other), _by_task(run, method), strict=True))
         return not paired.speedup(sides).excludes(1)
     change = paired.speedup_change(
-        list(zip(_over_baseline(other_run, other), _over_baseline(run, method), strict=True))
+        [
+            ((slow_b, fast_b), (slow_a, fast_a))
+            for slow_b, fast_b, slow_a, fast_a in zip(
+                _by_task(other_run, headline),
+                _by_task(other_run, other),
+                _by_task(run, headline),
+                _by_task(run, method),
+                strict=True,
+            )
+        ]
     )
     return not change.excludes(1)
 
@@ -71,8 +79,3 @@ def _by_task(run: Run, method: str) -> list[list[Generation]]:
     for item in run.of(method):
         found[item.task].append(item)
     return list(found.values())
-
-
-def _over_baseline(run: Run, method: str) -> list[Sides]:
-    headline = headline_baseline(run) or ""
-    return list(zip(_by_task(run, headline), _by_task(run, method), strict=True))

@@ -87,18 +87,23 @@ _SPEEDUPS = {
 }
 
 
-def headline_baseline(run: Run) -> str | None:
-    """The fastest baseline that ran; None where none decoded anything."""
+def headline_baseline(runs: Sequence[Run]) -> str | None:
+    """One baseline for comparable runs, or they could not be ranked; None where none decoded."""
+    names = dict.fromkeys(name for run in runs for name in run.baselines)
     return or_none(
-        metrics.headline_baseline, {name: run.of(name) for name in run.baselines if run.of(name)}
+        metrics.headline_baseline, {name: [run.of(name) for run in runs] for name in names}
     )
 
 
-def score_frame(run: Run) -> pd.DataFrame:
-    """One row per method and task, then `OVERALL`; the columns are the fields of `Score`."""
-    headline = headline_baseline(run)
+def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per run, method and task, then `OVERALL`; the columns are the fields of `Score`.
+
+    Args:
+        runs: comparable ones: their speedups are over one headline baseline.
+    """
+    headline = headline_baseline(runs)
     rows: list[Score] = []
-    for item in run.methods:
+    for run, item in ((owner, item) for owner in runs for item in owner.methods):
         parts = [
             _score(run, item, task, [task], headline, _task_values(run, item, task, headline))
             for task in run.tasks

@@ -106,7 +106,7 @@ def test_golden_markdown(tmp_path: Path) -> None:
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
-    scores = score_frame(load_run(write_run(tmp_path / "run", records(), settings())))
+    scores = score_frame([load_run(write_run(tmp_path / "run", records(), settings()))])
     row = scores.set_index(["method", "task"]).loc[("combined", "gsm8k")]
     assert row["tau"] == (4 + 2 + 4) / 3
     assert row["tau_macro_uncut"] == pytest.approx((4 + 2 + 5) / 3)
@@ -137,7 +137,7 @@ def test_overall_is_blank_unless_every_task_has_a_value(tmp_path: Path) -> None:
         for name in ("gsm8k", "mbpp")
     ]
     run = load_run(write_run(tmp_path / "run", [*loop, generation(accepted=[3])], two))
-    scores = score_frame(run).set_index(["method", "task"])
+    scores = score_frame([run]).set_index(["method", "task"])
     assert scores.loc[("combined", "gsm8k"), "tau"] == 4.0
     blank = scores.loc[("combined", OVERALL), ["tau", "speedup", "tokens_per_s"]]
     assert blank.isna().all()
@@ -364,7 +364,7 @@ def test_no_row_is_marked_without_load_or_without_knowing(tmp_path: Path) -> Non
         run = loaded_run(tmp_path / name, combined=load, ar_loop=load, hf_generate=load)
         text = leaderboard_text([run]).split("## Definitions")[0]
         assert "°" not in text
-        frame = score_frame(load_run(run)).set_index(["method", "task"])
+        frame = score_frame([load_run(run)]).set_index(["method", "task"])
         assert frame["other_load"].isna().all() == (load is None)
 
 
@@ -435,6 +435,47 @@ def test_ties_across_runs_are_over_each_runs_own_baseline(tmp_path: Path) -> Non
         path = drawn_run(tmp_path / name, {"combined": own_s}, baseline_s=baseline_s, run_id=name)
         rows = cells(leaderboard_text([first, path]), "Leaderboard")
         assert [row[0] for row in rows][:2] == expected
+
+
+def test_one_baseline_ranks_all_runs_of_a_table(tmp_path: Path) -> None:
+    """In each run another baseline is fastest; the drafter that decodes faster leads."""
+    paths = []
+    for name, foreign_s, own_s in (("a", 12.0, 5.0), ("b", 7.0, 4.0)):
+        made: list[Record] = []
+        for repeat in range(2):
+            facts: dict[str, Any] = {"repeat": repeat}
+            made += [
+                generation(method="ar_loop", accepted=[0] * 10, depth=0, decode_s=10.0, **facts),
+                generation(method="hf_generate", num_new_tokens=11, decode_s=foreign_s, **facts),
+                generation(accepted=[4, 4], decode_s=own_s, **facts),
+            ]
+        tasks = [{"task": "gsm8k", "source": source(), "prompt_ids": ["0"]}]
+        facts = config(run_id=name, tasks=tasks, repeats=2)
+        paths.append(write_run(tmp_path / name, made, facts))
+    text = leaderboard_text(paths)
+    rows = cells(text, "Leaderboard")
+    assert [row[1] for row in rows][:2] == ["combined (a)", "combined (b)"]
+    shown = {row[1]: row[6] for row in rows}
+    # hf_generate takes 19 s in both runs, ar_loop 20 s.
+    assert (shown["combined (a)"], shown["combined (b)"]) == ("2.40×", "1.75×")
+    assert (shown["ar_loop (a)"], shown["hf_generate (b)"]) == ("1.20×", "1.00×")
+    over = {row[0]: row[3] for row in cells(text, "Over repeats") if row[1] == "overall"}
+    assert over["combined (b)"] == "1.75 ± 0.00 (n = 2)"
+    assert "Fastest drafter: combined, decoding at 2.40× the speed of hf_generate" in text
+    note = "speedups divide by hf_generate, the headline baseline (ar_loop"
+    assert f"Run a: {note} 1.0, hf_generate 0.8 tokens/s)." in text and f"Run b: {note}" in text
+
+
+def test_a_baseline_that_decoded_nothing_in_one_run_is_said(tmp_path: Path) -> None:
+    loop = generation(method="ar_loop", accepted=[0] * 10, depth=0, decode_s=10.0)
+    nothing = generation(method="hf_generate", num_new_tokens=1, decode_s=0.0)
+    first = write_run(tmp_path / "a", [loop, nothing], config(run_id="a"))
+    assert "divide by ar_loop, the headline baseline (ar_loop 1.0 tokens/s)" in leaderboard_text(
+        [first]
+    )
+    second = write_run(tmp_path / "b", [nothing], config(run_id="b"))
+    text = leaderboard_text([first, second])
+    assert "Run b: ar_loop, the headline baseline, decoded nothing" in text
 
 
 def test_every_pair_of_drafters_is_compared(tmp_path: Path) -> None:

@@ -119,7 +119,12 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("    if len(known) < len(values):\n", "    if False:\n"),
         ("return max(speeds, key", "return min(speeds, key"),
-        ("(len({item.task for item in generations}), speed)", "(0, speed)"),
+        ("(sum(len({item.task for item in run}) for run in runs), speed)", "(0, speed)"),
+        ("sum(len({item.task for item in run}) for run in runs)", "len(runs[-1])"),
+        (
+            "tokens_per_s([item for generations in runs for item in generations])",
+            "tokens_per_s(runs[0])",
+        ),
         (
             "return tau([b for _, b in both]) - tau([a for a, _ in both])",
             "return tau(second) - tau(first)",
