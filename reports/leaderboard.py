@@ -209,7 +209,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
         left_out, unpaired = score["num_without_rounds"], total - score["num_paired"]
         if missing:
             found.append(
-                f"unfinished: {method} has no record yet for {missing} of "
+                f"unfinished: {method} has not been asked every turn of {missing} of "
                 f"{run.num_conversations} conversations."
             )
         if failed:
