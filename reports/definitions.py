@@ -46,7 +46,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Tokens/s",
-        "Tokens decoded after the first one over decoding seconds, summed over all answers.",
+        "Tokens decoded after the first one over decoding seconds, summed over all answers; where "
+        "several processes share a host, over those of one of them, as for speedups.",
     ),
     (
         "Quality",

@@ -19,19 +19,28 @@ class Difference:
 
     first: str
     second: str
-    num_shared: int
+    num_drafted: int
+    """Answers that ``tau`` compares; times of one process a host are compared, so ``speed`` may
+    rest on fewer."""
     tau: Estimate
     """Overall τ of the first less that of the second."""
     speed: Estimate
     """Overall decode speed of the first over that of the second."""
 
     @property
-    def differs_in(self) -> tuple[str, ...] | None:
-        """What differs significantly; None where no interval can tell."""
-        if not (self.tau.has_interval or self.speed.has_interval):
-            return None
+    def differs_in(self) -> tuple[str, ...]:
+        """What differs significantly."""
         marks = (("τ", self.tau.excludes(0)), ("speed", self.speed.excludes(1)))
         return tuple(name for name, differs in marks if differs)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """What no interval speaks about."""
+        return tuple(
+            name
+            for name, estimate in (("τ", self.tau), ("speed", self.speed))
+            if not estimate.has_interval
+        )
 
 
 def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
@@ -42,7 +51,7 @@ def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
         yield Difference(
             first=first,
             second=second,
-            num_shared=sum(len(metrics.pairs(*side)) for side in sides),
+            num_drafted=sum(len(metrics.drafted_pairs(*side)) for side in sides),
             tau=paired.tau_difference(sides),
             speed=paired.speedup(sides),
         )
