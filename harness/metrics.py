@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from harness.records import Generation, Round
 
@@ -23,20 +22,9 @@ class NoData(ValueError):
 # Accepted length
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Which generations the accepted length speaks about."""
-
-    num_generations: int
-    num_with_rounds: int
-    num_without_rounds: int
-    """Foreign baselines, which show no rounds, and answers that ended with the prefill's token."""
-
-
-def coverage(generations: Sequence[Generation]) -> Coverage:
-    """Counts of generations that enter `tau`, and of those left out."""
-    with_rounds = sum(1 for item in generations if item.rounds)
-    return Coverage(len(generations), with_rounds, len(generations) - with_rounds)
+def num_without_rounds(generations: Sequence[Generation]) -> int:
+    """Generations left out of `tau`: foreign baselines', and those the prefill's token ended."""
+    return sum(not item.rounds for item in generations)
 
 
 def tau(generations: Sequence[Generation]) -> float:

@@ -119,7 +119,8 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
         if "seed" not in training:
             continue
         score = group.score(run, item["method"])
-        by_seed = found.setdefault((str(item["drafter"]), recipe(item, training)), {})
+        name = str(item.get("drafter", item["method"]))
+        by_seed = found.setdefault((name, recipe(item, training)), {})
         by_seed.setdefault(training["seed"], []).append((score["tau"], score["speedup"]))
     return found
 
