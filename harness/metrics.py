@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from harness.records import Generation, Round
 
@@ -23,20 +22,9 @@ class NoData(ValueError):
 # Accepted length
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
-    """Which generations the accepted length speaks about."""
-
-    num_generations: int
-    num_with_rounds: int
-    num_without_rounds: int
-    """Foreign baselines, which show no rounds, and answers that ended with the prefill's token."""
-
-
-def coverage(generations: Sequence[Generation]) -> Coverage:
-    """Counts of generations that enter `tau`, and of those left out."""
-    with_rounds = sum(1 for item in generations if item.rounds)
-    return Coverage(len(generations), with_rounds, len(generations) - with_rounds)
+def num_without_rounds(generations: Sequence[Generation]) -> int:
+    """Generations left out of `tau`: foreign baselines', and those the prefill's token ended."""
+    return sum(not item.rounds for item in generations)
 
 
 def tau(generations: Sequence[Generation]) -> float:
@@ -195,19 +183,25 @@ def peak_memory_bytes(generations: Sequence[Generation]) -> int | None:
     return max(measured, default=None)
 
 
-def headline_baseline(baselines: Mapping[str, Sequence[Generation]]) -> str:
-    """Name of the fastest baseline by pooled `tokens_per_s`, among those that cover most tasks.
+def headline_baseline(baselines: Mapping[str, Sequence[Sequence[Generation]]]) -> str:
+    """Name of the baseline that all speedups of some runs divide by.
+
+    The one that covers most tasks, each run's counted; among several, the fastest by
+    `tokens_per_s` pooled over the runs. A fast one with a task missing would leave blanks.
+
+    Args:
+        baselines: by name, the generations in each run.
 
     Raises:
         NoData: no baseline decoded anything.
     """
     speeds: dict[str, tuple[int, float]] = {}
-    for name, generations in baselines.items():
+    for name, runs in baselines.items():
         try:
-            speed = tokens_per_s(generations)
+            speed = tokens_per_s([item for generations in runs for item in generations])
         except NoData:
             continue
-        speeds[name] = (len({item.task for item in generations}), speed)
+        speeds[name] = (sum(len({item.task for item in run}) for run in runs), speed)
     if not speeds:
         raise NoData("no baseline decoded anything")
     return max(speeds, key=lambda name: speeds[name])

@@ -40,6 +40,7 @@ class TrainingFacts(TypedDict):
 
     objective: NotRequired[ObjectiveFacts]
     steps: NotRequired[int]
+    seed: NotRequired[int]
     train_vocab_size: NotRequired[int]
     data: NotRequired[DataFacts]
 

@@ -30,6 +30,8 @@ class StageTimes:
             raise ValueError("a round has one draft, one pass and one commit")
         if not all(0 <= seconds < math.inf for times in lists for seconds in times):
             raise ValueError("stage times must be finite and not negative")
+        if self.round_s == 0:
+            raise ValueError("a round takes time")
 
     @property
     def round_s(self) -> float:

@@ -56,7 +56,7 @@ class RunComparison:
     run_a: Run
     run_b: Run
     baseline: str
-    """What speedups divide by in both runs: the fastest one that ran in both."""
+    """What speedups divide by in both runs: `harness.metrics.headline_baseline`."""
     differences: tuple[str, ...]
     """Conditions that are not the same; empty where the runs are comparable."""
     notes: tuple[str, ...]
@@ -187,7 +187,7 @@ def _shared_baseline(side_a: _Side, side_b: _Side) -> str:
     names = [name for name in side_a.run.baselines if name in side_b.run.baselines]
     try:
         return metrics.headline_baseline(
-            {name: [*side_a.run.of(name), *side_b.run.of(name)] for name in names}
+            {name: [side_a.run.of(name), side_b.run.of(name)] for name in names}
         )
     except NoData as error:
         raise UserError(

@@ -23,9 +23,10 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Headline baseline",
-        "The fastest of the named baselines that ran, by decoded tokens a second over the whole "
-        "run. ar_loop is the measured loop with nothing proposed; hf_generate is the model "
-        "library's own generate.",
+        "What speedups divide by, one for all runs of a table: the fastest of the named baselines "
+        "by decoded tokens a second, summed over those runs. One that answered more of the tasks "
+        "is taken before a faster one. ar_loop is the measured loop with nothing proposed; "
+        "hf_generate is the model library's own generate.",
     ),
     (
         "Predicted speedup",
@@ -45,7 +46,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Tokens/s",
-        "Tokens decoded after the first one over decoding seconds, summed over all answers.",
+        "Tokens decoded after the first one over decoding seconds, summed over all answers; where "
+        "several processes share a host, over those of one of them, as for speedups.",
     ),
     (
         "Quality",

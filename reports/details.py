@@ -124,7 +124,6 @@ def difference_table(group: Comparison) -> Table | None:
             str(item["method"]) for other, item in group.ranked() if other is run and competes(item)
         ]
         for pair in differences.pairs_of(run, methods):
-            differ = pair.differs_in
             cells = (
                 group.label(run, pair.first),
                 Cell(text=pair.second),
@@ -132,8 +131,8 @@ def difference_table(group: Comparison) -> Table | None:
                 Cell(text=form.spread(pair.tau.low, pair.tau.high) or form.BLANK),
                 _estimate(pair.speed, form.times),
                 Cell(text=form.spread(pair.speed.low, pair.speed.high) or form.BLANK),
-                Cell(text=form.BLANK if differ is None else ", ".join(differ) or "no"),
-                Cell(text=form.count(pair.num_shared), value=pair.num_shared),
+                Cell(text=_verdict(pair)),
+                Cell(text=form.count(pair.num_drafted), value=pair.num_drafted),
             )
             rows.append(Row(cells=cells))
     if not rows:
@@ -142,7 +141,7 @@ def difference_table(group: Comparison) -> Table | None:
         title="Differences between drafters",
         note="On the answers both have, over all tasks: τ of the drafter less that of the other, "
         "and its decode speed over the other's. Intervals are paired, 95 % each; among many pairs "
-        "a few differ by chance.",
+        "a few differ by chance. n counts the answers that τ compares.",
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Against", kind="text"),
@@ -156,6 +155,14 @@ def difference_table(group: Comparison) -> Table | None:
         rows=tuple(rows),
         badge=group.badge,
     )
+
+
+def _verdict(pair: differences.Difference) -> str:
+    """What differs, and what could not be told."""
+    if len(pair.untold) == 2:
+        return form.BLANK
+    told = ", ".join(pair.differs_in) or "no"
+    return f"{told}; {pair.untold[0]} not told" if pair.untold else told
 
 
 def _estimate(estimate: Estimate, rule: Callable[[float | None], str]) -> Cell:

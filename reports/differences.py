@@ -11,7 +11,6 @@ from harness.metrics import Sides
 from harness.paired import Estimate
 from harness.records import Generation
 from reports.run import Run
-from reports.tables import headline_baseline
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,19 +19,28 @@ class Difference:
 
     first: str
     second: str
-    num_shared: int
+    num_drafted: int
+    """Answers that ``tau`` compares; times of one process a host are compared, so ``speed`` may
+    rest on fewer."""
     tau: Estimate
     """Overall τ of the first less that of the second."""
     speed: Estimate
     """Overall decode speed of the first over that of the second."""
 
     @property
-    def differs_in(self) -> tuple[str, ...] | None:
-        """What differs significantly; None where no interval can tell."""
-        if not (self.tau.has_interval or self.speed.has_interval):
-            return None
+    def differs_in(self) -> tuple[str, ...]:
+        """What differs significantly."""
         marks = (("τ", self.tau.excludes(0)), ("speed", self.speed.excludes(1)))
         return tuple(name for name, differs in marks if differs)
+
+    @property
+    def untold(self) -> tuple[str, ...]:
+        """What no interval speaks about."""
+        return tuple(
+            name
+            for name, estimate in (("τ", self.tau), ("speed", self.speed))
+            if not estimate.has_interval
+        )
 
 
 def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
@@ -43,24 +51,33 @@ def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
         yield Difference(
             first=first,
             second=second,
-            num_shared=sum(len(metrics.pairs(*side)) for side in sides),
+            num_drafted=sum(len(metrics.drafted_pairs(*side)) for side in sides),
             tau=paired.tau_difference(sides),
             speed=paired.speedup(sides),
         )
 
 
-def is_tie(above: tuple[Run, str], below: tuple[Run, str]) -> bool:
+def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> bool:
     """Whether the overall speedups of two methods are not shown to differ.
 
-    Within a run their decode speeds are compared directly. Across runs each is taken over its own
-    baseline.
+    Within a run their decode speeds are compared directly. Across runs each is taken over the
+    ``headline`` baseline's answers in its own run.
     """
     (run, method), (other_run, other) = above, below
     if run is other_run:
         sides: list[Sides] = list(zip(_by_task(run, other), _by_task(run, method), strict=True))
         return not paired.speedup(sides).excludes(1)
     change = paired.speedup_change(
-        list(zip(_over_baseline(other_run, other), _over_baseline(run, method), strict=True))
+        [
+            ((slow_b, fast_b), (slow_a, fast_a))
+            for slow_b, fast_b, slow_a, fast_a in zip(
+                _by_task(other_run, headline),
+                _by_task(other_run, other),
+                _by_task(run, headline),
+                _by_task(run, method),
+                strict=True,
+            )
+        ]
     )
     return not change.excludes(1)
 
@@ -71,8 +88,3 @@ def _by_task(run: Run, method: str) -> list[list[Generation]]:
     for item in run.of(method):
         found[item.task].append(item)
     return list(found.values())
-
-
-def _over_baseline(run: Run, method: str) -> list[Sides]:
-    headline = headline_baseline(run) or ""
-    return list(zip(_by_task(run, headline), _by_task(run, method), strict=True))

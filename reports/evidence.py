@@ -74,7 +74,8 @@ def _softmax_rows(training: Mapping[str, Any]) -> str:
         return form.BLANK
     if not training["train_vocab_size"]:
         return "all"
-    return f"restricted to {form.count(training['data']['vocabulary'])}"
+    vocabulary = training.get("data", {}).get("vocabulary")
+    return "restricted" if vocabulary is None else f"restricted to {form.count(vocabulary)}"
 
 
 def _facts(training: Mapping[str, Any], prefix: str) -> list[str]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.grid import Cell
 from reports.run import Run
-from reports.tables import OVERALL, position_frame, score_frame
+from reports.tables import OVERALL, headline_baseline, position_frame, score_frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,17 +18,18 @@ class Comparison:
     """Runs of one group, and their numbers."""
 
     runs: tuple[Run, ...]
+    headline: str | None
+    """The baseline that every speedup is over, in all runs the same one."""
     scores: pd.DataFrame
-    """Frames of `reports.tables.score_frame` in one, methods in the order of the leaderboard."""
+    """`reports.tables.score_frame`."""
     positions: pd.DataFrame
     """Frames of `reports.tables.position_frame` in one."""
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Comparison:
         """The numbers of ``runs``."""
-        scores = pd.concat([score_frame(run) for run in runs], ignore_index=True)
         positions = pd.concat([position_frame(run) for run in runs], ignore_index=True)
-        return cls(tuple(runs), scores, positions)
+        return cls(tuple(runs), headline_baseline(runs), score_frame(runs), positions)
 
     @property
     def first(self) -> Run:

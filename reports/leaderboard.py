@@ -15,7 +15,7 @@ from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.group import Comparison, competes, is_oracle
 from reports.run import Run, processes_a_host
-from reports.tables import OVERALL, headline_baseline
+from reports.tables import OVERALL
 
 
 def main_table(group: Comparison) -> Table:
@@ -56,7 +56,8 @@ def _ranks(group: Comparison) -> dict[tuple[str, str], Cell]:
         for run, item in group.ranked()
         if competes(item) and group.score(run, item["method"])["speedup"] is not None
     ]
-    ties = [differences.is_tie(*pair) for pair in itertools.pairwise(ranked)]
+    headline = group.headline or ""
+    ties = [differences.is_tie(*pair, headline) for pair in itertools.pairwise(ranked)]
     cells = {}
     rank = 1
     for place, (run, method) in enumerate(ranked, start=1):
@@ -180,7 +181,7 @@ def lead(group: Comparison) -> str:
     tied = f" Not shown to be faster than {', '.join(first[1:])}." if first[1:] else ""
     return (
         f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
-        f"of {headline_baseline(run)}{accepted}.{tied}"
+        f"of {group.headline}{accepted}.{tied}"
     )
 
 
@@ -195,7 +196,7 @@ def notes(group: Comparison) -> list[str]:
 
 
 def _run_notes(group: Comparison, run: Run) -> list[str]:
-    found = [_baseline_note(run)]
+    found = [_baseline_note(run, group.headline)]
     if sharing := _sharing_note(run):
         found.append(sharing)
     if run.torn:
@@ -208,7 +209,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
         left_out, unpaired = score["num_without_rounds"], total - score["num_paired"]
         if missing:
             found.append(
-                f"unfinished: {method} has no record yet for {missing} of "
+                f"unfinished: {method} has not been asked every turn of {missing} of "
                 f"{run.num_conversations} conversations."
             )
         if failed:
@@ -249,17 +250,11 @@ def _sharing_note(run: Run) -> str:
     )
 
 
-def _baseline_note(run: Run) -> str:
-    headline = headline_baseline(run)
+def _baseline_note(run: Run, headline: str | None) -> str:
     if headline is None:
         return "no baseline decoded anything, so there are no speedups."
-    speeds = []
-    for name in run.baselines:
-        generations = run.of(name)
-        speed = or_none(metrics.tokens_per_s, generations)
-        if speed is not None:
-            speeds.append(f"{name} {form.rate(speed)}")
-    return (
-        f"speedups divide by {headline}, the fastest baseline that ran "
-        f"({', '.join(speeds)} tokens/s)."
-    )
+    speeds = {name: or_none(metrics.tokens_per_s, run.of(name)) for name in run.baselines}
+    if speeds.get(headline) is None:
+        return f"{headline}, the headline baseline, decoded nothing, so there are no speedups."
+    shown = [f"{name} {form.rate(speed)}" for name, speed in speeds.items() if speed is not None]
+    return f"speedups divide by {headline}, the headline baseline ({', '.join(shown)} tokens/s)."

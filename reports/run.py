@@ -77,13 +77,20 @@ class Run:
         return prompts * int(self.config["repeats"])
 
     def num_missing(self, method: str) -> int:
-        """Conversations of one method without any record: the run is unfinished."""
-        started = {
-            (item.task, item.prompt_id, item.repeat)
-            for item in (*self.generations, *self.failures)
-            if item.method == method
-        }
-        return self.num_conversations - len(started)
+        """Conversations of which one method lacks a turn: the run is unfinished.
+
+        Any method's record, of any repeat, shows that there is a turn; the first there always is.
+        """
+        asked = (*self.generations, *self.failures)
+        turns: dict[tuple[str, str], set[int]] = {}
+        for item in asked:
+            turns.setdefault((item.task, item.prompt_id), {1}).add(item.turn)
+        found: dict[tuple[str, str, int], set[int]] = {}
+        for item in asked:
+            if item.method == method:
+                found.setdefault((item.task, item.prompt_id, item.repeat), set()).add(item.turn)
+        whole = sum(turns[task, prompt] <= have for (task, prompt, _), have in found.items())
+        return self.num_conversations - whole
 
     def of(self, method: str, task: str | None = None) -> list[Generation]:
         """Generations of one method, of one task or all."""

@@ -15,7 +15,7 @@ from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
 from reports.run import Run
-from reports.tables import OVERALL, headline_baseline
+from reports.tables import OVERALL
 
 Values = tuple[float | None, float | None]
 """τ and speedup."""
@@ -31,7 +31,7 @@ def repeat_table(group: Comparison) -> Table | None:
         if item["kind"] == "baseline" or int(run.config["repeats"]) < 2:
             continue
         name = group.label(run, item["method"])
-        by_repeat = _by_repeat(run, item["method"])
+        by_repeat = _by_repeat(run, item["method"], group.headline)
         for index, task in enumerate((*run.tasks, OVERALL)):
             cells = _spread_cells([values[index] for values in by_repeat])
             label = group.task_label(task)
@@ -85,9 +85,8 @@ def seed_table(group: Comparison) -> Table | None:
     )
 
 
-def _by_repeat(run: Run, method: str) -> list[list[Values]]:
+def _by_repeat(run: Run, method: str, headline: str | None) -> list[list[Values]]:
     """For each repeat: the values of every task, then those over all."""
-    headline = headline_baseline(run)
     own, baseline = _parts(run, method), _parts(run, headline) if headline else {}
     found = []
     for repeat in range(int(run.config["repeats"])):
@@ -120,7 +119,8 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
         if "seed" not in training:
             continue
         score = group.score(run, item["method"])
-        by_seed = found.setdefault((str(item["drafter"]), recipe(item, training)), {})
+        name = str(item.get("drafter", item["method"]))
+        by_seed = found.setdefault((name, recipe(item, training)), {})
         by_seed.setdefault(training["seed"], []).append((score["tau"], score["speedup"]))
     return found
 

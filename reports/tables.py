@@ -1,4 +1,4 @@
-"""Runs to pandas frames: one row per method and task, per position, per generation, per failure.
+"""Runs to pandas frames: one row per method and task, per position, per failure.
 
 A blank is NaN; it is never zero.
 """
@@ -11,19 +11,17 @@ from typing import Any
 
 import pandas as pd
 
-from harness import bootstrap, load, metrics, published, verdicts
+from harness import bootstrap, load, metrics, published
 from harness.paired import or_none
 from harness.positions import positions
-from harness.records import Failure, key_of
+from harness.records import Failure
 from reports.run import Run, load_run
 
 __all__ = [
     "OVERALL",
     "Run",
     "Score",
-    "audit_frame",
     "failure_frame",
-    "generation_frame",
     "headline_baseline",
     "load_run",
     "position_frame",
@@ -87,18 +85,23 @@ _SPEEDUPS = {
 }
 
 
-def headline_baseline(run: Run) -> str | None:
-    """The fastest baseline that ran; None where none decoded anything."""
+def headline_baseline(runs: Sequence[Run]) -> str | None:
+    """One baseline for comparable runs, or they could not be ranked; None where none decoded."""
+    names = dict.fromkeys(name for run in runs for name in run.baselines)
     return or_none(
-        metrics.headline_baseline, {name: run.of(name) for name in run.baselines if run.of(name)}
+        metrics.headline_baseline, {name: [run.of(name) for run in runs] for name in names}
     )
 
 
-def score_frame(run: Run) -> pd.DataFrame:
-    """One row per method and task, then `OVERALL`; the columns are the fields of `Score`."""
-    headline = headline_baseline(run)
+def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
+    """One row per run, method and task, then `OVERALL`; the columns are the fields of `Score`.
+
+    Args:
+        runs: comparable ones: their speedups are over one headline baseline.
+    """
+    headline = headline_baseline(runs)
     rows: list[Score] = []
-    for item in run.methods:
+    for run, item in ((owner, item) for owner in runs for item in owner.methods):
         parts = [
             _score(run, item, task, [task], headline, _task_values(run, item, task, headline))
             for task in run.tasks
@@ -133,50 +136,11 @@ def position_frame(run: Run) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(rates, float))
 
 
-def generation_frame(run: Run) -> pd.DataFrame:
-    """One row per generation, without tokens and text; ``num_rounds`` is blank where unknown."""
-    rows = [
-        {
-            "run_id": run.run_id,
-            "task": item.task,
-            "prompt_id": item.prompt_id,
-            "turn": item.turn,
-            "method": item.method,
-            "repeat": item.repeat,
-            "num_prompt_tokens": item.num_prompt_tokens,
-            "num_new_tokens": len(item.new_tokens),
-            "num_rounds": None if item.rounds is None else len(item.rounds),
-            "prefill_s": item.prefill_s,
-            "decode_s": item.decode_s,
-            "finish_reason": item.finish_reason,
-            "peak_memory_bytes": item.peak_memory_bytes,
-            "other_load": item.other_load,
-        }
-        for item in run.generations
-    ]
-    return pd.DataFrame(rows)
-
-
 def failure_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """One row per failure of the runs."""
     columns = ["run_id", *(field.name for field in fields(Failure))]
     rows = [{"run_id": run.run_id, **asdict(item)} for run in runs for item in run.failures]
     return pd.DataFrame(rows, columns=columns)
-
-
-def audit_frame(run: Run) -> pd.DataFrame:
-    """One row per audited generation: verdict, first divergence and its margin, blank if none."""
-    columns = ["run_id", "task", "prompt_id", "turn", "method", "repeat", "verdict"]
-    columns += ["first_divergence", "divergence_margin"]
-    rows = []
-    for item in run.audits.values():
-        ar_loop = run.audits.get((item.task, item.prompt_id, item.turn, "ar_loop", item.repeat))
-        margin = None if ar_loop is None else verdicts.divergence_margin(item, ar_loop)
-        rows.append(
-            (run.run_id, *key_of(item), verdicts.verdict(item), item.first_divergence, margin)
-        )
-    frame = pd.DataFrame(rows, columns=columns)
-    return frame.astype({"first_divergence": float, "divergence_margin": float})
 
 
 def _score(
@@ -201,7 +165,7 @@ def _score(
         kind=str(item["kind"]),
         task=name,
         num_generations=len(own),
-        num_without_rounds=metrics.coverage(own).num_without_rounds,
+        num_without_rounds=metrics.num_without_rounds(own),
         num_paired=sum(len(metrics.pairs(*sides)) for sides in both),
         num_failures=sum(
             1 for failure in run.failures if failure.method == method and failure.task in tasks

@@ -11,15 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from run_directories import generation
 from test_auditor import Measured, again, answers, tamper
 from tiny_model import write_model
 from transformers import CohereConfig, CohereForCausalLM
 
 from drafters.base import Proposal
 from harness import verify
-from harness.distribution import MIN_TOKENS, Check, check, uniforms
+from harness.distribution import MIN_TOKENS, Check, check, checks, num_wrong, uniforms
 from harness.draw_auditor import standing
 from harness.draws import Draws, from_json, read_draws, to_json
+from harness.records import key_of
 from harness.sampling import Sampling
 from targets.transformers_lm import TransformersTarget
 
@@ -127,6 +129,45 @@ def test_a_few_tokens_are_not_judged() -> None:
     logits = logits_of(MIN_TOKENS - 1, 0)
     assert check(draws_of(logits, logits.argmax(1), Sampling(1.0))) is None
     assert check([]) is None
+
+
+def test_each_method_is_checked_by_itself() -> None:
+    """A greedy method, an honest one, one with a few tokens; answers without draws are left out."""
+    sampling, logits = Sampling(1.0), logits_of(1_000, 0)
+    honest = torch.multinomial(
+        sampling.probs(logits), 1, generator=torch.Generator().manual_seed(1)
+    )
+    found = {
+        "greedy": draws_of(logits, logits.argmax(1), sampling),
+        "honest": draws_of(logits, honest[:, 0], sampling),
+        "few": draws_of(logits[:50], honest[:50, 0], sampling),
+    }
+    made = {
+        name: [
+            generation(task="t", prompt_id=item.prompt_id, method=name, accepted=[1])
+            for item in draws
+        ]
+        for name, draws in found.items()
+    }
+    draws = {
+        key_of(answer): dataclasses.replace(item, method=name)
+        for name in found
+        for answer, item in zip(made[name], found[name], strict=True)
+    }
+    silent = generation(method="silent", accepted=[1])
+    judged = checks([silent, *made["greedy"], *made["honest"], *made["few"]], draws)
+    assert list(judged) == ["greedy", "honest", "few"] and judged["few"] is None
+    verdicts = {name: item.verdict for name, item in judged.items() if item}
+    assert verdicts == {"greedy": "MISMATCH", "honest": "consistent"}
+    assert all(item.num_tokens == 1_000 for item in judged.values() if item)
+    assert num_wrong(judged) == 1
+    assert (num_wrong({"honest": judged["honest"]}), num_wrong({"few": None})) == (0, None)
+
+
+def test_the_verdict_changes_at_one_in_a_thousand() -> None:
+    facts = dataclasses.asdict(checked(0.0, 200))
+    assert Check(**{**facts, "p_value": 0.00099}).verdict == "MISMATCH"
+    assert Check(**{**facts, "p_value": 0.001}).verdict == "consistent"
 
 
 def test_uniforms_are_the_same_each_time_and_lie_in_the_tokens_range() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gzip
 import io
@@ -24,7 +25,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mangle import mangled_bytes, mangled_json, mangled_lines, mangled_object, texts
 from pyarrow import parquet
-from run_directories import config, drafter, simulated_records
+from run_directories import BASELINES, config, drafter, simulated_records
 from test_block_diffusion import small_config
 
 from drafters.base import DrafterOptions
@@ -307,12 +308,18 @@ def run_bodies() -> dict[str, Any]:
         "weights_sha256": "0" * 64,
         "num_parameters": 5,
         "objective": {"gamma": 10, "alpha_focal": 0, "alpha_chain": 0, "ce_reduction": "mean"},
-        "training": {"steps": 5, "train_vocab_size": 9, "data": {"vocabulary": 9}},
+        "training": {"steps": 5, "seed": 0, "train_vocab_size": 9, "data": {"vocabulary": 9}},
     }
     settings = config()
-    settings["methods"][-1] = drafter("combined", checkpoint=checkpoint_facts)
-    speeds = {"ar_loop": 0.02, "hf_generate": 0.02, "combined": 0.03}
-    records = simulated_records(settings, {"combined": 0.5}, speeds)
+    other_seed = copy.deepcopy(checkpoint_facts)
+    other_seed["training"]["seed"] = 1
+    settings["methods"] = [
+        *BASELINES,
+        drafter("combined", checkpoint=checkpoint_facts),
+        drafter("combined@1", drafter="combined", checkpoint=other_seed),
+    ]
+    speeds = {"ar_loop": 0.02, "hf_generate": 0.02, "combined": 0.03, "combined@1": 0.03}
+    records = simulated_records(settings, {"combined": 0.5, "combined@1": 0.5}, speeds)
     keyed = {key_of(item): item for item in records}
     audits = [
         make_audit(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,6 +54,24 @@ def test_speedup_as_dflash_takes_it_by_hand() -> None:
 def test_speedup_as_spec_bench_takes_it_by_hand() -> None:
     slow, fast = (15 / 20 + 4 / 4) / 2, (15 / 10 + 8 / 4) / 2
     assert published.speedup_spec_bench(*sides()) == pytest.approx(fast / slow)
+
+
+def test_tasks_and_repeats_of_one_prompt_are_conversations_of_their_own() -> None:
+    """10, 2 and 4 tokens a second each count once; pooled they would not have this mean."""
+    seconds = {("gsm8k", 0): 1.0, ("gsm8k", 1): 5.0, ("mbpp", 0): 2.5}
+    fast = [
+        generation(num_new_tokens=10, task=task, repeat=repeat, decode_s=s, prefill_s=0.0)
+        for (task, repeat), s in seconds.items()
+    ]
+    slow = [dataclasses.replace(fast[0], decode_s=10.0), *fast[1:]]
+    assert published.speedup_spec_bench(slow, fast) == pytest.approx((10 + 2 + 4) / (1 + 2 + 4))
+
+
+def test_one_conversation_without_time_is_no_speedup() -> None:
+    timed = [generation(accepted=[1], prompt_id=str(i)) for i in range(2)]
+    still = dataclasses.replace(timed[0], decode_s=0.0, prefill_s=0.0)
+    with pytest.raises(NoData):
+        published.speedup_spec_bench(timed, [still, timed[1]])
 
 
 def test_no_prompt_in_common_or_no_time_is_no_speedup() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_directories import BASELINES, config, drafter, generation, source, write_run
 
+from harness.errors import UserError
 from harness.metrics import NoData
 from harness.records import Record
 from harness.spread import Spread, spread
@@ -125,6 +127,31 @@ def test_training_seeds_are_grouped(tmp_path: Path) -> None:
     assert rows(leaderboard_text([first]), "Over training seeds") == [
         ["combined", "0, 1", "3.00 ± 1.41 (n = 2)", "3.00 ± 1.41 (n = 2)"]
     ]
+
+
+@pytest.mark.parametrize("seed", ["1", [1], None, 1.5])
+def test_a_seed_of_another_form_is_one_sentence(tmp_path: Path, seed: Any) -> None:
+    other = trained(1)
+    other["training"]["seed"] = seed
+    checkpoints = {"combined": trained(0), "combined@b": other}
+    path = seed_run(tmp_path / "a", "a", checkpoints, combined=2, combined_b=3)
+    with pytest.raises(UserError, match=r"training\.seed should be int"):
+        leaderboard_text([path])
+
+
+def test_a_record_of_training_may_say_little(tmp_path: Path) -> None:
+    """A vocabulary without its size, and methods that do not name their drafter."""
+    checkpoints = {"combined": trained(0), "combined@b": trained(1)}
+    for item in checkpoints.values():
+        item["training"]["train_vocab_size"] = 99
+    path = seed_run(tmp_path / "a", "a", checkpoints, combined=2, combined_b=3)
+    body = json.loads((path / "config.json").read_text())
+    for method in body["methods"]:
+        method.pop("drafter", None)
+    (path / "config.json").write_text(json.dumps(body))
+    text = leaderboard_text([path])
+    assert [row[6] for row in rows(text, "Checkpoints")] == ["restricted"] * 2
+    assert "### Over training seeds" not in text
 
 
 def test_seeds_measured_in_two_runs_are_one_drafter(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def test_prediction() -> None:
         {"draft_s": (), "verify_s": (), "commit_s": ()},
         {"draft_s": (1.0,), "verify_s": (1.0, 1.0), "commit_s": (1.0,)},
         {"draft_s": (-1.0,), "verify_s": (1.0,), "commit_s": (1.0,)},
+        {"draft_s": (0.0,), "verify_s": (0.0,), "commit_s": (0.0,)},
     ],
 )
 def test_impossible_times_cannot_be_built(fields: dict[str, tuple[float, ...]]) -> None:

@@ -83,6 +83,19 @@ def test_trees_and_methods_that_draft_nothing_have_a_blank() -> None:
             slots(made)
 
 
+def test_one_round_that_offered_a_tree_is_enough() -> None:
+    whole = chain((11, 12), accepted=2, committed=3)
+    branched = dataclasses.replace(chain((14,), accepted=1, committed=2), nodes=2)
+    made = answer((10, 11, 12, 13, 14, 15), whole, branched)
+    with pytest.raises(NoData, match="tree"):
+        slots([made])
+
+
+def test_an_answer_without_rounds_is_no_tree() -> None:
+    drafted = answer((10, 11, 12, 13), chain((11, 12), accepted=2, committed=3))
+    assert slots([generation(num_new_tokens=9), drafted]) == slots([drafted])
+
+
 PUBLISHED = [
     ("gsm8k", 11.6, 21.9, 46.9),
     ("mt_bench", 9.9, 17.3, 42.9),
