@@ -130,7 +130,7 @@ def _first(job: dict[str, Any], status: int) -> NoReturn:
 def _settle(job: dict[str, Any]) -> None:
     """Decide where the program lies and where it may write."""
     if fences.has(job, "root"):
-        job["home"], place = "/tmp", "/"
+        place = "/"
     else:
         job["home"] = place = job["directory"]
         path = os.path.join(place, "program.py")

@@ -4,10 +4,13 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import signal
+import subprocess
 import tempfile
 import threading
 import time
+import venv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +27,10 @@ LIMITS = Limits(wall_s=8.0, cpu_s=5, num_processes=8, memory_bytes=256 << 20, fi
 
 @pytest.fixture(scope="module")
 def sandbox() -> Sandbox:
-    return Sandbox(LIMITS)
+    try:
+        return Sandbox(LIMITS)
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 def within(sandbox: Sandbox, **changes: float) -> Sandbox:
@@ -316,6 +322,37 @@ def test_a_killed_launcher_takes_its_program_along(sandbox: Sandbox) -> None:
     deadline = time.monotonic() + 10
     while offspring() and time.monotonic() < deadline:
         time.sleep(0.05)  # orphans are reaped by the system's first process
+
+
+def test_nothing_of_a_virtual_environment_is_shown() -> None:
+    code = "from tasks.sandbox_launch import interpreter; print(*interpreter()[1], sep='\\n')"
+    with tempfile.TemporaryDirectory() as place:
+        venv.create(place, symlinks=True)
+        root = Path(__file__).parents[1]
+        shown = subprocess.check_output([f"{place}/bin/python", "-c", code], cwd=root, text=True)
+    assert os.path.dirname(os.__file__) in shown.splitlines()
+    assert place not in shown
+
+
+def test_an_interpreter_below_tmp_runs_behind_all_fences(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "root" not in sandbox.containment.steps:
+        pytest.skip(f"no root of its own here: {sandbox.containment.absent}")
+    python, readable = sandbox_launch.interpreter()
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        moved = f"{place}/bin/{Path(python).name}"
+        os.mkdir(f"{place}/bin")
+        shutil.copy(python, moved)
+        os.symlink(Path(python).parents[1] / "lib", f"{place}/lib")
+        shown = tuple(sorted({*readable, moved, f"{place}/lib"}))
+        monkeypatch.setattr(sandbox_launch, "interpreter", lambda: (moved, shown))
+        below_tmp = Sandbox(LIMITS)
+        finished = below_tmp.run("import sys; open('a', 'w').close(); print(sys.executable)")
+    assert below_tmp.containment.steps == sandbox.containment.steps
+    assert below_tmp.containment.held == sandbox.containment.held
+    assert finished.stdout == f"{moved}\n"
 
 
 def test_facts_are_json(sandbox: Sandbox) -> None:
