@@ -20,10 +20,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from tasks import sandbox_calls as filters
     from tasks import sandbox_fences as fences
     from tasks import sandbox_processes as processes
 else:
     sys.path.append(os.path.dirname(__file__))
+    import sandbox_calls as filters
     import sandbox_fences as fences
     import sandbox_processes as processes
 
@@ -154,6 +156,7 @@ def _program(job: dict[str, Any], status: int) -> NoReturn:
         _control_process(_PARENT_DEATH, signal.SIGKILL)  # a change of user resets it
         _control_process(_NO_NEW_PRIVS, 1)
         _attempt(job, "landlock", fences.landlock)
+        _attempt(job, "calls", filters.calls)
         _tell(status, {"absent": job["absent"]})
         environment = {
             "PATH": "/usr/bin:/bin",

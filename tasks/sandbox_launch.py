@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LAUNCHER = Path(__file__).with_name("sandbox_child.py")
-STEPS = ("namespaces", "root", "landlock")
+STEPS = ("namespaces", "root", "landlock", "calls")
 """Fences the launcher knows, in the order they are put up."""
 
 _GRACE_S = 30.0

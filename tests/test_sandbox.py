@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import threading
@@ -19,7 +21,7 @@ import psutil
 import pytest
 
 from harness.errors import UserError
-from tasks import sandbox_launch, sandbox_probe
+from tasks import sandbox_calls, sandbox_launch, sandbox_probe
 from tasks.sandbox import Finished, Limits, Sandbox
 
 LIMITS = Limits(wall_s=8.0, cpu_s=5, num_processes=8, memory_bytes=256 << 20, file_bytes=4 << 20)
@@ -271,7 +273,7 @@ def test_threads_share_a_sandbox(sandbox: Sandbox) -> None:
     assert outputs == {number: f"{2 * number}\n" for number in range(4)}
 
 
-@pytest.mark.parametrize("steps", [("namespaces",), ("landlock",), ()])
+@pytest.mark.parametrize("steps", [("namespaces",), ("landlock",), ("calls",), ()])
 def test_with_fewer_fences_the_containment_says_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, steps: tuple[str, ...]
 ) -> None:
@@ -285,6 +287,8 @@ def test_with_fewer_fences_the_containment_says_what_is_missing(
     assert set(weaker.containment.steps) <= set(steps)
     if "landlock" not in weaker.containment.steps:
         assert not held["reads"] and "disk" in weaker.containment.lacking
+    if "calls" not in weaker.containment.steps and hasattr(os, "memfd_create"):
+        assert not held["shared_memory"]
     if "namespaces" not in weaker.containment.steps:
         assert not held["network"]
     assert held["descendants"] and held["descriptors"]
@@ -322,6 +326,94 @@ def test_a_killed_launcher_takes_its_program_along(sandbox: Sandbox) -> None:
     deadline = time.monotonic() + 10
     while offspring() and time.monotonic() < deadline:
         time.sleep(0.05)  # orphans are reaped by the system's first process
+
+
+REFUSED_CALLS = """
+import ctypes, os, platform, subprocess, threading
+libc = ctypes.CDLL(None, use_errno=True)
+x86_64 = platform.machine() == "x86_64"
+CLONE, GETPID = (56, 39) if x86_64 else (220, 172)
+NEWUSER_SIGCHLD = 0x10000011
+
+def error(name, *arguments):
+    ctypes.set_errno(0)
+    result = getattr(libc, name)(*arguments)
+    if result == 0 and name == "syscall":
+        os._exit(9)
+    return result if result >= 0 else os.strerror(ctypes.get_errno())
+
+print("memfd", error("memfd_create", b"a", 0))
+print("shm", error("shmget", 0, ctypes.c_size_t(100 << 20), 0o1600))
+print("sem", error("semget", 0, 32000, 0o1600))
+print("msg", error("msgget", 0, 0o1600))
+print("unshare", error("unshare", 0x10020000))
+print("clone", error("syscall", CLONE, NEWUSER_SIGCHLD, 0, 0, 0, 0))
+print("clone3", error("syscall", 435, ctypes.create_string_buffer(64), 64))
+if x86_64:
+    print("x32", error("syscall", (1 << 30) | GETPID))
+thread = threading.Thread(target=lambda: print("thread"))
+thread.start(); thread.join()
+if os.fork() == 0:
+    print("child", error("memfd_create", b"a", 0), flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_memory_that_no_limit_counts_is_refused(sandbox: Sandbox) -> None:
+    if "calls" not in sandbox.containment.steps:
+        pytest.skip(f"no filter of system calls here: {sandbox.containment.absent}")
+    finished = sandbox.run(REFUSED_CALLS)
+    said = dict(line.partition(" ")[::2] for line in finished.stdout.splitlines())
+    assert said.pop("clone3") == os.strerror(errno.ENOSYS), finished.stderr
+    assert said.pop("thread") == "" and len(said) >= 7
+    assert set(said.values()) == {os.strerror(errno.EPERM)}
+    assert finished.exit_status == 0 and holds(sandbox, "shared_memory")
+
+
+def answer(rules: bytes, machine: int, number: int, flags: int = 0) -> int | None:
+    """What the filter decides: None to allow, else the error. Four instructions suffice."""
+    data = {0: number, 4: machine, 16: flags}
+    lines, at, value = list(struct.iter_unpack("HBBI", rules)), 0, 0
+    while True:
+        code, yes, no, word = lines[at]
+        at += 1
+        if code == 0x20:
+            value = data[word]
+        elif code == 0x06:
+            assert word >> 16 in (0x7FFF, 5)
+            return None if word >> 16 == 0x7FFF else word & 0xFFFF
+        else:
+            at += (
+                yes if {0x15: value == word, 0x35: value >= word, 0x45: value & word}[code] else no
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "machine", "memfd", "fork", "clone", "others"),
+    [
+        ("x86_64", 0xC000003E, 319, 57, 56, (0xC00000B7, 0x40000003)),
+        ("aarch64", 0xC00000B7, 279, 172, 220, (0xC000003E, 0x40000028)),
+    ],
+)
+def test_the_filter_decides_by_machine_number_and_flags(
+    name: str, machine: int, memfd: int, fork: int, clone: int, others: tuple[int, ...]
+) -> None:
+    rules = sandbox_calls.rules(name)
+    assert answer(rules, machine, memfd) == errno.EPERM
+    assert answer(rules, machine, fork) is None
+    assert answer(rules, machine, 1 << 30 | fork) == errno.EPERM
+    assert answer(rules, machine, 435) == errno.ENOSYS
+    assert answer(rules, machine, clone, 0x003D0F00) is None  # a thread
+    for namespace in (0x20000, 0x2000000, 0x10000000, 0x40000000):
+        assert answer(rules, machine, clone, namespace | signal.SIGCHLD) == errno.EPERM
+        assert answer(rules, machine, fork, namespace) is None  # it has no such flags
+    assert {answer(rules, other, fork) for other in others} == {errno.EPERM}
+
+
+def test_a_machine_of_unknown_calls_has_no_filter() -> None:
+    with pytest.raises(OSError, match="no list of system calls for riscv64"):
+        sandbox_calls.rules("riscv64")
 
 
 def test_nothing_of_a_virtual_environment_is_shown() -> None:
