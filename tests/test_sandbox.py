@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from harness.errors import UserError
-from tasks import sandbox_calls, sandbox_launch, sandbox_probe
+from tasks import sandbox_calls, sandbox_launch, sandbox_probe, sandbox_processes
 from tasks.sandbox import Finished, Limits, Sandbox
 
 UDP = socket.SOCK_DGRAM
@@ -239,6 +239,19 @@ def test_ignored_signals_and_runaways_do_not_survive(sandbox: Sandbox) -> None:
         assert time.monotonic() - begin_s < 6  # and the fixture finds no process
 
 
+def test_a_process_that_cannot_be_ended_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    survivor = subprocess.Popen(["sleep", "30"])
+    job = {"steps": (), "absent": {}, "uid": None}
+    with monkeypatch.context() as change:
+        change.setattr(sandbox_processes, "_KILL_S", 0.1)
+        change.setattr(os, "kill", lambda pid, number: None)
+        with pytest.raises(OSError, match=r"could not be ended within 0\.1 s"):
+            sandbox_processes.end(job, survivor.pid, None)
+    sandbox_processes.end(job, survivor.pid, None)
+    assert not psutil.pid_exists(survivor.pid)
+    survivor.returncode = -signal.SIGKILL  # it was reaped above
+
+
 def test_killing_all_it_can_hurts_only_itself(sandbox: Sandbox) -> None:
     require(sandbox, "signals")
     finished = sandbox.run("import os; print(1, flush=True); os.kill(-1, 9); print(2)")
@@ -318,7 +331,7 @@ def test_a_fence_that_fell_since_refuses_to_run(
 ) -> None:
     broken = within(sandbox)
     broken.containment = replace(sandbox.containment, steps=("root",))
-    with pytest.raises(UserError, match=r"generated code was not run: OSError: there are no names"):
+    with pytest.raises(UserError, match=r"could not be contained: OSError: there are no names"):
         broken.run("print('never')")
 
     def refuse(*arguments: object, **options: object) -> None:
