@@ -52,14 +52,15 @@ class Sandbox:
         """Run one program to its end; nothing of it is left afterwards.
 
         Raises:
-            UserError: a fence that held when it was probed cannot be put up any more.
+            UserError: a fence that held when it was probed cannot be put up any more, or what the
+            program started cannot be ended.
         """
         try:
             ended = launch(program, stdin, self.limits, steps=self.containment.steps)
         except OSError as error:
             raise UserError(f"no process could be started for generated code ({error})") from None
         if "error" in ended.report:
-            raise UserError(f"generated code was not run: {ended.report['error']}")
+            raise UserError(f"generated code could not be contained: {ended.report['error']}")
         return _finished(ended)
 
 

@@ -20,10 +20,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from tasks import sandbox_calls as filters
     from tasks import sandbox_fences as fences
     from tasks import sandbox_processes as processes
 else:
     sys.path.append(os.path.dirname(__file__))
+    import sandbox_calls as filters
     import sandbox_fences as fences
     import sandbox_processes as processes
 
@@ -130,7 +132,7 @@ def _first(job: dict[str, Any], status: int) -> NoReturn:
 def _settle(job: dict[str, Any]) -> None:
     """Decide where the program lies and where it may write."""
     if fences.has(job, "root"):
-        job["home"], place = "/tmp", "/"
+        place = "/"
     else:
         job["home"] = place = job["directory"]
         path = os.path.join(place, "program.py")
@@ -154,6 +156,7 @@ def _program(job: dict[str, Any], status: int) -> NoReturn:
         _control_process(_PARENT_DEATH, signal.SIGKILL)  # a change of user resets it
         _control_process(_NO_NEW_PRIVS, 1)
         _attempt(job, "landlock", fences.landlock)
+        _attempt(job, "calls", filters.calls)
         _tell(status, {"absent": job["absent"]})
         environment = {
             "PATH": "/usr/bin:/bin",

@@ -20,6 +20,8 @@ _SYS_LANDLOCK = 444  # create_ruleset; then add_rule, restrict_self
 _LANDLOCK_BITS = {1: 13, 2: 14, 3: 15, 4: 15}  # rights on files by ABI; 16 from the fifth
 _LANDLOCK_READ, _LANDLOCK_WRITE = 0b1101, 0b10  # execute, read file, read directory; write file
 _LANDLOCK_OF_FILES = (1 << 0) | (1 << 1) | (1 << 2) | (1 << 14) | (1 << 15)
+_HOMES = ("/tmp", "/home", "/sandbox", "/sandbox.home")
+"""Of these the first that holds nothing of the interpreter's."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -42,7 +44,7 @@ def namespaces(job: dict[str, Any]) -> None:
 
 
 def own_root(job: dict[str, Any]) -> None:
-    """Leave only the interpreter and its libraries, read-only, and a small /tmp in memory."""
+    """Leave only the interpreter and its libraries, read-only, and a small home in memory."""
     if not has(job, "namespaces"):
         raise OSError("there are no namespaces")
     root, uid = job["directory"], job["uid"] or os.getuid()
@@ -52,17 +54,19 @@ def own_root(job: dict[str, Any]) -> None:
     _mount("sandbox", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "mode=755")
     for path in job["readable"]:
         _show(path, root + path)
-    os.mkdir(f"{root}/tmp")
+    home = next(place for place in _HOMES if not os.path.lexists(root + place))
+    os.mkdir(root + home)
     with open(f"{root}/program.py", "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(job["program"])
     attributes = struct.pack("4Q", _READ_ONLY_NOSUID, 0, 0, 0)
     _system(_SYS_MOUNT_SETATTR, _AT_FDCWD, root.encode(), _AT_RECURSIVE, attributes, 32)
     size = f"size={job['limits']['file_bytes']},nr_inodes=4096,mode=700,uid={uid},gid={gid}"
-    _mount("sandbox", f"{root}/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, size)
+    _mount("sandbox", root + home, "tmpfs", _MS_NOSUID | _MS_NODEV, size)
     os.chdir(root)
     call("pivot_root", b".", b".")
     call("umount2", b".", _MNT_DETACH)
     os.chdir("/")
+    job["home"] = home
 
 
 def _show(path: str, inside: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 LAUNCHER = Path(__file__).with_name("sandbox_child.py")
-STEPS = ("namespaces", "root", "landlock")
+STEPS = ("namespaces", "root", "landlock", "calls")
 """Fences the launcher knows, in the order they are put up."""
 
 _GRACE_S = 30.0
@@ -65,7 +65,9 @@ class Ended:
 def interpreter() -> tuple[str, tuple[str, ...]]:
     """This Python outside its virtual environment, and the paths it needs to run."""
     python = os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
-    paths = sysconfig.get_paths()
+    # Left alone, sysconfig answers with a virtual environment's own library for the second.
+    outside = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    paths = sysconfig.get_paths(vars=outside)
     readable = {
         python,
         paths["stdlib"],

@@ -20,12 +20,15 @@ _PROBE_WALL_S = 8.0
 _SPIN_WALL_S = 30.0
 """On a busy machine a second of CPU time takes many."""
 _VARIABLES = ("PATH", "LANG", "LC_CTYPE", "HOME", "TMPDIR", "PYTHONHASHSEED")
+_NEW_USER_AND_MOUNTS = 0x10020000
+"""Namespaces, as unshare has them: in these a file system in memory can be mounted."""
 _LEFT_S = 30
 """How long a process lives that the sandbox fails to end."""
 
 HOLDS = {
     "cpu_time": "endless work is ended",
     "memory": "a process cannot take more memory than allowed",
+    "shared_memory": "there is no memory to be had that no limit counts",
     "file_size": "a file cannot grow beyond the limit",
     "disk": "all files together cannot grow beyond the limit",
     "processes": "no more processes than allowed",
@@ -41,7 +44,7 @@ HOLDS = {
 
 _SPIN = "while True: pass"
 _BREAKOUT = """
-import errno, json, mmap, os, signal, socket, time
+import ctypes, errno, json, mmap, os, signal, socket, tempfile, time
 asked = json.loads(input())
 
 def fails(action, *still):
@@ -103,6 +106,21 @@ def environment():
     with open(f"/proc/{asked['pid']}/environ", "rb") as file:
         file.read(1)
 
+def shared_memory():
+    # What is missing from the system, or from libc, cannot be had either.
+    libc = ctypes.CDLL(None)
+    had = [
+        not fails(lambda: tempfile.TemporaryFile(dir="/dev/shm").close()),
+        getattr(libc, "memfd_create", lambda *_: -1)(b"", 0) >= 0,
+        getattr(libc, "unshare", lambda *_: -1)(asked["new_user_and_mounts"]) == 0,
+    ]
+    for get, control, *size in (("shmget", "shmctl", 4096), ("msgget", "msgctl")):
+        one = getattr(libc, get, lambda *_: -1)(0, *size, 0o1600)
+        had.append(one >= 0)
+        if one >= 0:
+            getattr(libc, control)(one, 0, None)  # it would outlive us
+    return not any(had)
+
 connect = lambda: socket.create_connection(("127.0.0.1", asked["tcp"]), 1).close()
 held = {
     "descriptors": descriptors(),
@@ -117,6 +135,7 @@ held = {
 }
 fails(leave)
 held["processes"] = multiply()
+held["shared_memory"] = shared_memory()
 print(json.dumps(held), flush=True)
 """
 
@@ -218,6 +237,7 @@ class _Canaries:
             "pid": os.getpid(),
             "variables": _VARIABLES,
             "left_s": _LEFT_S,
+            "new_user_and_mounts": _NEW_USER_AND_MOUNTS,
         }
 
     def _port(self, kind: socket.SocketKind) -> int:

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING or __package__:
     from tasks.sandbox_fences import has
 else:  # run as a script, the launcher has this directory on its path and nothing else
     from sandbox_fences import has
@@ -17,7 +17,8 @@ else:  # run as a script, the launcher has this directory on its path and nothin
 _SPARE_UIDS = 1_900_000_000
 _OPEN_FILES = 256
 _STACK_BYTES = 8 << 20
-_KILL_S = 2.0
+_KILL_S = 10.0
+"""How long a killed process may take to go, on a busy machine."""
 
 
 def spare_uid() -> int:
@@ -84,7 +85,11 @@ def _processes() -> dict[int, tuple[int, int]]:
 
 
 def end(job: dict[str, Any], first: int, program: int | None) -> None:
-    """Kill everything the program left and wait until it is gone."""
+    """Kill everything the program left and wait until it is gone.
+
+    Raises:
+        OSError: something is still there.
+    """
     if has(job, "namespaces"):
         os.kill(first, signal.SIGKILL)
         os.waitpid(first, 0)  # the kernel ends the whole PID namespace before
@@ -106,6 +111,7 @@ def end(job: dict[str, Any], first: int, program: int | None) -> None:
         except ChildProcessError:  # all are dead, the adopted ones too
             return
         time.sleep(0.002)
+    raise OSError(f"processes of the program could not be ended within {_KILL_S:g} s")
 
 
 def _kill_user(uid: int) -> None:
