@@ -180,7 +180,7 @@ def test_another_text_or_rule_is_scored_anew(
     newer = dataclasses.replace(gsm8k.TASK.grader, rule="gsm8k/next")
     monkeypatch.setattr(gsm8k, "TASK", dataclasses.replace(gsm8k.TASK, grader=newer))
     assert Scored(capsys, run_dir).summary["num_scored"] == 6
-    assert [score.rule for score in lines(run_dir)] == ["gsm8k/1"] * 6 + ["gsm8k/next"] * 6
+    assert [score.rule for score in lines(run_dir)] == ["gsm8k/2"] * 6 + ["gsm8k/next"] * 6
 
 
 def test_other_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
