@@ -86,7 +86,7 @@ def _blocks(text: str) -> Iterator[str]:
 def _python(language: str, lines: Sequence[str]) -> Iterator[str]:
     name = language.strip().lower().split(" ")[0].strip("{}.")
     indents = [line[: -len(line.lstrip())] for line in lines if line.strip()]
-    margin = len(os.path.commonprefix(indents))
+    margin = len(os.path.commonprefix(indents))  # noqa: RUF071 (they are no paths)
     code = "\n".join(line[margin:] for line in lines)
     if name in _PYTHON and code.strip():
         yield code + "\n"
