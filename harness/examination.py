@@ -17,6 +17,7 @@ from harness.progress import say
 from harness.records import Generation
 from harness.run_files import RunFiles
 from harness.sampling import Sampling
+from harness.score_records import read_scored
 from harness.stages import read_stages
 from harness.verdicts import describe_mismatch, mismatches
 
@@ -148,8 +149,16 @@ def _score(plan: Plan, files: RunFiles, generations: Sequence[Generation]) -> in
         scored = score_answers(plan.tasks, generations, files, run_code=allowed)
     except NotScored as error:
         say(str(error))
-        return 0
+        return _num_scored(files, generations)
     num_not_run = scored.num_not_run(generations)
     if num_not_run and not allowed:
         say(f"{num_not_run} programs in answers were not run; {FLAG} runs and scores them")
     return len(scored.scores)
+
+
+def _num_scored(files: RunFiles, generations: Sequence[Generation]) -> int:
+    """Answers with a score on disk; none where the files cannot be read."""
+    try:
+        return len(read_scored(files, generations).scores)
+    except UserError:
+        return 0

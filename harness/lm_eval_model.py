@@ -279,6 +279,8 @@ def main(arguments: Sequence[str]) -> int:
 
     register_model(NAME)(HarnessModel)
     rest = list(arguments)
+    if rest and rest[0].startswith("-") and rest[0] not in ("-h", "--help"):
+        rest.insert(0, "run")  # lm-eval's older form, which it still takes
     asked = rest[:1] in (["run"], ["ls"], ["validate"])
     if asked and not any(text.startswith("--include_path") for text in rest):
         rest += ["--include_path", str(TASKS)]

@@ -8,14 +8,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Self, TypedDict, get_args
 
+from harness.errors import UserError
 from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.run_files import RunFiles
 from harness.typed_json import typed, versioned
 from tasks.grading import Verdict
+
+if TYPE_CHECKING:
+    from tasks.sandbox import Sandbox
 
 SCHEMA_VERSION = 1
 
@@ -47,14 +53,39 @@ class TaskRule:
     """Of the references of the run's prompts, in their order."""
 
 
+class ContainmentFacts(TypedDict):
+    """`tasks.sandbox.Containment.facts`, as far as others read it."""
+
+    held: dict[str, bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeFacts:
+    """What programs in answers ran under."""
+
+    python: str
+    limits: Mapping[str, float]
+    containment: ContainmentFacts
+
+    @classmethod
+    def of(cls, sandbox: Sandbox) -> Self:
+        """The facts of a sandbox, as they are read from a file again."""
+        facts = {
+            "python": platform.python_version(),
+            "limits": dataclasses.asdict(sandbox.limits),
+            "containment": sandbox.containment.facts(),
+        }
+        return typed(cls, json.loads(json.dumps(facts)))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scoring:
     """What all scores of a run have in common."""
 
     tasks: Mapping[str, TaskRule]
     """The tasks of the run whose answers can be scored."""
-    code: Mapping[str, Any] | None
-    """Python, limits and containment that programs ran under; None where none did."""
+    code: CodeFacts | None
+    """None where no program ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +165,21 @@ def read_scores(
         if score.text_sha256 == text_sha256(generation.text):
             found[key_of(score)] = score
     return found
+
+
+def read_scored(files: RunFiles, generations: Sequence[Generation]) -> Scored:
+    """What a run directory says of its answers.
+
+    Raises:
+        UserError: files that cannot be read.
+    """
+    try:
+        scoring = read_scoring(files.scoring)
+        return Scored(scoring, read_scores(files.scores, scoring, generations))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{error}; {remove_both(files)}") from error
+
+
+def remove_both(files: RunFiles) -> str:
+    """Half a sentence for whoever is stuck: one file without the other is no use."""
+    return f"remove {files.scores} and {files.scoring} and call harness score on the run."

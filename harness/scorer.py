@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -17,19 +16,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry, run_files
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line
 from harness.line_writers import ScoreWriter
 from harness.plan import prompts_of_run
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.run_files import RunFiles
 from harness.score_records import (
+    CodeFacts,
     Score,
     Scored,
     Scoring,
     TaskRule,
     read_scores,
     read_scoring,
+    remove_both,
     scoring_json,
     text_sha256,
 )
@@ -115,41 +116,74 @@ def score_answers(
     scoring = Scoring(tasks=rules, code=before.code if before else None)
     found = _there_already(files, scoring, generations)
     jobs = list(_jobs(tasks, graders, generations, found, run_code=run_code))
-    run: Run = _refuse
-    if any(job.known is None and job.grader.runs_code for job in jobs):
+    programs, rest = _apart(jobs)
+    if scoring != before:
+        run_files.save_json(files.scoring, scoring_json(scoring))
+    # Numbers first: they need no sandbox, and are there whatever becomes of it.
+    broken = _score_all(rest, _refuse, files, found)
+    if programs:
         sandbox, code = _sandbox()
         if scoring.code not in (None, code):
             raise NotScored(
                 f"{files.scores} holds scores of programs that ran under other limits or "
-                f"containment ({files.scoring}); remove both files to score the run anew."
+                f"containment; {remove_both(files)}"
             )
-        scoring, run = dataclasses.replace(scoring, code=code), sandbox.run
-    if scoring != before:
+        scoring = dataclasses.replace(scoring, code=code)
         run_files.save_json(files.scoring, scoring_json(scoring))
-    _score_all(jobs, run, files, found)
+        broken += _score_all(programs, sandbox.run, files, found)
+    if broken:
+        raise NotScored(f"{len(broken)} texts were not scored, the first because {broken[0]}.")
     return Scored(scoring, found)
 
 
-def _score_all(jobs: Sequence[_Job], run: Run, files: RunFiles, found: Scores) -> None:
+def _apart(jobs: Sequence[_Job]) -> tuple[list[_Job], list[_Job]]:
+    """Those that run a program, and the rest."""
+    programs: list[_Job] = []
+    rest: list[_Job] = []
+    for job in jobs:
+        (programs if job.known is None and job.grader.runs_code else rest).append(job)
+    return programs, rest
+
+
+def _score_all(jobs: Sequence[_Job], run: Run, files: RunFiles, found: Scores) -> list[str]:
+    """Score into file and ``found``; why rules failed."""
     num_answers = sum(len(job.answers) for job in jobs)
+    broken: list[str] = []
     if not num_answers:
-        return
+        return broken
     say(f"scoring  {num_answers} answers")
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(_num_cores())
     try:
         with ScoreWriter(files.scores) as writer, Progress(num_answers, "scores") as progress:
             waiting = {pool.submit(_outcome, job, run): job for job in jobs}
             for done in as_completed(waiting):
                 job = waiting[done]
-                outcome = _result(done)
+                try:
+                    scores = _scores(job, _result(done))
+                except UserError:
+                    raise
+                except FAILURES as error:
+                    broken.append(_failure(job, error))
+                    continue
+                for score in scores:
+                    writer.append(score)
+                    found[key_of(score)] = score
                 for answer in job.answers:
-                    if outcome.verdict != "not run":
-                        score = _score(answer, outcome, job.grader)
-                        writer.append(score)
-                        found[key_of(score)] = score
                     progress.step(f"{answer.method} {answer.task}")
     finally:
         pool.shutdown(cancel_futures=True)
+    return broken
+
+
+def _num_cores() -> int:
+    """Cores this process may use, where the system tells."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def _failure(job: _Job, error: BaseException) -> str:
+    place = f"{job.prompt.task} {job.prompt.prompt_id}"
+    return f"rule {job.grader.rule} failed on {place} ({one_line(error)})"
 
 
 def _outcome(job: _Job, run: Run) -> Outcome:
@@ -164,6 +198,12 @@ def _result(done: Future[Outcome]) -> Outcome:
             f"no more answers are scored ({str(error).rstrip('.')}); what was scored stays: call "
             "harness score on the run."
         ) from error
+
+
+def _scores(job: _Job, outcome: Outcome) -> list[Score]:
+    if outcome.verdict == "not run":
+        return []
+    return [_score(answer, outcome, job.grader) for answer in job.answers]
 
 
 def _score(answer: Generation, outcome: Outcome, grader: Grader) -> Score:
@@ -216,21 +256,15 @@ def _refuse(program: str, stdin: str) -> Finished:
     raise AssertionError("a rule that runs no code asked for a program")
 
 
-def _sandbox() -> tuple[Sandbox, dict[str, Any]]:
+def _sandbox() -> tuple[Sandbox, CodeFacts]:
     """The sandbox, and what ``scoring.json`` says of it."""
-    from tasks.sandbox import Limits, Sandbox
+    from tasks.sandbox import Sandbox
 
-    limits = Limits()
     try:
-        sandbox = Sandbox(limits)
+        sandbox = Sandbox()
     except UserError as error:
         raise NotScored(f"programs are not scored: {error}") from error
-    facts = {
-        "python": platform.python_version(),
-        "limits": dataclasses.asdict(limits),
-        "containment": sandbox.containment.facts(),
-    }
-    return sandbox, json.loads(json.dumps(facts))
+    return sandbox, CodeFacts.of(sandbox)
 
 
 def _task_rule(grader: Grader, chosen: PromptSet) -> TaskRule:
@@ -243,13 +277,18 @@ def _scoring_before(files: RunFiles, rules: Mapping[str, TaskRule]) -> Scoring |
     """What earlier scores were made with; a task's tests must still be the same."""
     try:
         before = read_scoring(files.scoring)
+        if before is None and files.scores.exists() and files.scores.stat().st_size:
+            raise NotScored(
+                f"{files.scores} holds scores that no {files.scoring.name} describes; "
+                f"{remove_both(files)}"
+            )
     except (OSError, ValueError) as error:
-        raise UserError(f"{error}; remove the file to score the run anew.") from error
+        raise UserError(f"{error}; {remove_both(files)}") from error
     for name, rule in (before.tasks if before else {}).items():
         if name in rules and rules[name].tests_sha256 != rule.tests_sha256:
             raise NotScored(
-                f"{files.scores} holds scores of {name} by other tests than are here; remove it "
-                f"and {files.scoring.name} to score the run anew."
+                f"{files.scores} holds scores of {name} by other tests than are here; "
+                f"{remove_both(files)}"
             )
     return before
 
@@ -260,4 +299,4 @@ def _there_already(files: RunFiles, scoring: Scoring, generations: Sequence[Gene
             say(f"cut off a torn last score ({torn} bytes)")
         return read_scores(files.scores, scoring, generations)
     except (OSError, ValueError) as error:
-        raise UserError(f"{error}; remove the file to score the run anew.") from error
+        raise UserError(f"{error}; {remove_both(files)}") from error

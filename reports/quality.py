@@ -7,6 +7,7 @@ from typing import Any
 
 from harness import quality
 from harness.quality import VERDICTS, ScoreTally
+from harness.score_records import CodeFacts
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
@@ -16,9 +17,7 @@ NOT_RUN = "not run"
 
 
 def quality_table(group: Comparison) -> Table | None:
-    """Shares passed by task and method; None where nothing was scored."""
-    if not any(run.scored.scores for run in group.runs):
-        return None
+    """Shares passed by task and method; None where nothing can be scored."""
     rows = [
         Row(
             cells=(Cell(text=task), group.label(run, item["method"]), *_cells(run, task, item)),
@@ -30,6 +29,8 @@ def quality_table(group: Comparison) -> Table | None:
         and task in run.scored.scoring.tasks
         and run.of(item["method"], task)
     ]
+    if not rows:
+        return None
     return Table(
         title="Quality",
         note=" ".join((_NOTE, *_containments(group))),
@@ -107,11 +108,11 @@ def _containments(group: Comparison) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _code(code: Mapping[str, Any]) -> str:
+def _code(code: CodeFacts) -> str:
     """Interpreter, limits and fences that answers ran under."""
-    limits = ", ".join(f"{name} {value:,}" for name, value in code["limits"].items())
-    parts = [f"Programs ran under Python {code['python']}, with limits {limits}"]
-    held: Mapping[str, bool] = code["containment"]["held"]
+    limits = ", ".join(f"{name} {value:,}" for name, value in code.limits.items())
+    parts = [f"Programs ran under Python {code.python}, with limits {limits}"]
+    held = code.containment["held"]
     for words, wanted in (("tried and contained", True), ("NOT contained", False)):
         names = [name.replace("_", " ") for name, holds in held.items() if holds is wanted]
         if names:

@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.records import Failure, Generation, Record, RecordKey, key_of
 from harness.run_facts import EnvironmentFacts, RunFacts
 from harness.run_files import RunFiles, read_all
-from harness.score_records import Scored, read_scores, read_scoring
+from harness.score_records import Scored, read_scored
 from harness.stages import Stages, read_stages
 from harness.typed_json import parse_json, typed
 
@@ -139,7 +139,7 @@ def load_run(path: Path) -> Run:
         stages=read_stages(path / "stages.json"),
         audits=_audited(read_audits, path / "audit.jsonl", generations),
         draws=_audited(read_draws, path / "draws.jsonl", generations),
-        scored=_read_scores(path, generations),
+        scored=read_scored(files, generations),
     )
 
 
@@ -208,14 +208,6 @@ def _audited(
         return read(path, generations)
     except (OSError, ValueError) as error:
         raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
-
-
-def _read_scores(path: Path, generations: Sequence[Generation]) -> Scored:
-    try:
-        scoring = read_scoring(path / "scoring.json")
-        return Scored(scoring, read_scores(path / "scores.jsonl", scoring, generations))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{error}; remove the file and call harness score on the run.") from error
 
 
 def _read_object(path: Path, form: type[Any]) -> dict[str, Any]:

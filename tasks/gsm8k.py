@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from decimal import Decimal, DivisionByZero, InvalidOperation
+from decimal import Decimal
 
 from tasks.base import Prompt
 from tasks.grading import Grader, Outcome
@@ -20,11 +20,23 @@ _PLAIN = (
     (re.compile(r"\\?\$|\\[,!;]|\*\*"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile("\u2212"), "-"),
+    (re.compile(r"\^\s*(?:\{[^{}]*\}|[-+]?[0-9]+)"), ""),
+    (re.compile(r"([0-9])\s*(?=\\[dt]?frac)"), r"\1 "),
     (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"\1/\2"),
+    (re.compile(r"\\[dt]?frac\s*([0-9])\s*([0-9])"), r"\1/\2"),
 )
-"""How numbers are written in LaTeX and Markdown, and plainly."""
+"""How numbers are written in LaTeX and Markdown, and plainly; exponents are those of units."""
+_SPACE = r"(?:[ ~\u00a0\u2009\u202f]|\\ )"
+_SPACED = re.compile(rf"(?<![\w.,])[0-9]{{1,3}}(?:{_SPACE}[0-9]{{3}})+(?![\w/])")
+"""Thousands set apart by spaces."""
 _UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
-_NUMBER = re.compile(rf"((?:(?<![\w.)}}\]])-)?(?:{_UNSIGNED}))(?: ?/ ?({_UNSIGNED}))?")
+_NUMBER = re.compile(
+    rf"(?P<sign>(?<![\w.)}}\]])-)?(?:(?P<whole>{_UNSIGNED}) +(?=[0-9]+ ?/))?"
+    rf"(?P<number>{_UNSIGNED})(?: ?/ ?(?P<divisor>{_UNSIGNED}))?"
+)
+_MARKED = re.compile(rf"(?<!#)####[ \t]*(-?(?:{_UNSIGNED})[^\n]*)")
+_HEADING = re.compile(r"[0-9]+[.):][ \t]+\S")
+"""``#### 2. Total`` is a heading of Markdown."""
 
 
 def parse(row: Row) -> Prompt:
@@ -65,18 +77,20 @@ def judge(prompt: Prompt, text: str) -> Outcome:
 def final_number(text: str) -> Decimal | None:
     r"""The number an answer ends in; None where it holds none.
 
-    The last ``\boxed{}`` with a number decides, else what follows the last ``####``, else the last
-    number of the whole. In a box the last number counts, words aside:
-    ``\boxed{x = 12 \text{ eggs}}`` is 12. Currency signs and thousands separators are dropped;
-    ``3/4`` and ``\frac{3}{4}`` are 0.75.
+    The last ``\boxed{}`` with a number decides, else the number that directly follows the last
+    such ``####``, else the last number of the whole. In a box the last number counts, words aside:
+    ``\boxed{x = 12 \text{ eggs}}`` is 12. Currency signs, thousands separators and exponents are
+    dropped (``36 \text{ cm}^2`` is 36); ``\frac{3}{4}`` is 0.75, ``1\frac{1}{2}`` 1.5.
     """
     for box in reversed(list(_boxes(text))):
         for inside in (_WORDS.sub(" ", box), box):
-            if numbers := _numbers(inside):
+            if numbers := _numbers(_SPACED.sub(_joined, _plain(inside))):
                 return numbers[-1]
-    if "####" in text and (numbers := _numbers(text.rpartition("####")[2].split("\n")[0])):
-        return numbers[0]
-    return next(reversed(_numbers(text)), None)
+    plain = _plain(text)
+    for marked in reversed(_MARKED.findall(plain)):
+        if not _HEADING.match(marked) and (numbers := _numbers(marked)):
+            return numbers[0]
+    return next(reversed(_numbers(plain)), None)
 
 
 def _boxes(text: str) -> Iterator[str]:
@@ -90,16 +104,32 @@ def _boxes(text: str) -> Iterator[str]:
                 break
 
 
-def _numbers(text: str) -> list[Decimal]:
+def _plain(text: str) -> str:
     for pattern, plain in _PLAIN:
         text = pattern.sub(plain, text)
-    found = []
-    for match in _NUMBER.finditer(text):
-        number, divisor = (Decimal(part.replace(",", "")) for part in (match[1], match[2] or "1"))
+    return text
+
+
+def _joined(spaced: re.Match[str]) -> str:
+    return re.sub(_SPACE, "", spaced[0])
+
+
+def _numbers(plain: str) -> list[Decimal]:
+    found: list[Decimal] = []
+    for match in _NUMBER.finditer(plain):
+        whole, number, divisor = (
+            Decimal((match[part] or default).replace(",", ""))
+            for part, default in (("whole", "0"), ("number", ""), ("divisor", "1"))
+        )
+        if match["whole"] and number >= divisor:  # two numbers, not a mixed one
+            found.append(-whole if match["sign"] else whole)
+            whole = Decimal(0)
         try:
-            found.append(number / divisor if match[2] else number)
-        except (DivisionByZero, InvalidOperation):
+            value = number / divisor if match["divisor"] else number
+            value = whole + value if match["whole"] else value
+        except ArithmeticError:
             continue
+        found.append(-value if match["sign"] else value)
     return found
 
 
@@ -108,5 +138,5 @@ TASK = RowTask(
     files=("gsm8k/test.jsonl",),
     hub=HubFiles("openai/gsm8k", ("main/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="gsm8k/1", runs_code=False, judge=judge),
+    grader=Grader(rule="gsm8k/2", runs_code=False, judge=judge),
 )

@@ -67,5 +67,5 @@ TASK = RowTask(
     ),
     hub=HubFiles("openai/openai_humaneval", ("openai_humaneval/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="humaneval/1", runs_code=True, judge=judge),
+    grader=Grader(rule="humaneval/2", runs_code=True, judge=judge),
 )

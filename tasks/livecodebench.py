@@ -144,5 +144,5 @@ TASK = RowTask(
         ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"),
     ),
     parse=parse,
-    grader=Grader(rule="livecodebench-public/1", runs_code=True, judge=judge),
+    grader=Grader(rule="livecodebench-public/2", runs_code=True, judge=judge),
 )

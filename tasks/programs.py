@@ -6,6 +6,7 @@ answer runs in one process with its tests, and could read or replace them.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import signal
@@ -64,7 +65,7 @@ def extract_code(text: str, wanted: str = "") -> str | None:
 
 
 def _blocks(text: str) -> Iterator[str]:
-    """Fenced blocks in Python, in order; empty ones left out."""
+    """Fenced blocks in Python, in order and at the margin; empty ones left out."""
     fence, language = "", ""
     lines: list[str] = []
     for line in text.splitlines():
@@ -84,7 +85,9 @@ def _blocks(text: str) -> Iterator[str]:
 
 def _python(language: str, lines: Sequence[str]) -> Iterator[str]:
     name = language.strip().lower().split(" ")[0].strip("{}.")
-    code = "\n".join(lines)
+    indents = [line[: -len(line.lstrip())] for line in lines if line.strip()]
+    margin = len(os.path.commonprefix(indents))  # noqa: RUF071 (they are no paths)
+    code = "\n".join(line[margin:] for line in lines)
     if name in _PYTHON and code.strip():
         yield code + "\n"
 

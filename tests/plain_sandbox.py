@@ -34,7 +34,8 @@ class Containment:
 
 
 class Sandbox:
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
         self.containment = Containment()
         self._lock = threading.Lock()
 

@@ -59,7 +59,7 @@ from harness.records import (
 )
 from harness.run_files import RunFiles, reopen
 from harness.sampling import Sampling
-from harness.score_records import Score, Scoring, TaskRule, scoring_json, text_sha256
+from harness.score_records import CodeFacts, Score, Scoring, TaskRule, scoring_json, text_sha256
 from harness.score_records import to_json as score_to_json
 from harness.stages import Stages, StageTimes
 from tasks.row_task import SAMPLES
@@ -332,7 +332,11 @@ def run_bodies() -> dict[str, Any]:
     times = StageTimes(draft_s=(0.1, 0.1), verify_s=(0.2, 0.2), commit_s=(0.1, 0.1))
     stages = Stages(num_context_tokens=9, methods={name: times for name in speeds})
     rule = TaskRule(rule="gsm8k 1", runs_code=False, tests_sha256="0" * 64)
-    scoring = Scoring(tasks={"gsm8k": rule}, code=None)
+    code = CodeFacts(
+        python="3.11.9", limits={"wall_s": 10.0}, containment={"held": {"network": True}}
+    )
+    program = dataclasses.replace(rule, runs_code=True)
+    scoring = Scoring(tasks={"gsm8k": rule, "mbpp": program}, code=code)
     from run_directories import ENVIRONMENT
 
     bodies = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,8 @@ def test_a_target_without_a_tokenizer_is_refused() -> None:
         ({"do_sample": True, "max_tokens": 7}, Sampling(1.0, seed=5), 7),
         ({"temperature": 0.6, "top_p": 0.9, "top_k": 4}, Sampling(0.6, 0.9, 4, 5), 256),
         ({"do_sample": False, "temperature": 1.0}, Sampling(seed=5), 256),
+        ({"top_p": None, "top_k": None, "temperature": None}, Sampling(seed=5), 256),
+        ({"max_gen_toks": 12.0, "until": None, "do_sample": None}, Sampling(seed=5), 12),
     ],
 )
 def test_generation_arguments_are_honoured(
@@ -218,11 +221,27 @@ def test_generation_arguments_are_honoured(
         ({"do_sample": True, "temperature": 0}, "needs a temperature above 0"),
         ({"until": ["a", ""]}, "not empty"),
         ({"top_p": 2.0}, "top_p must be in"),
+        ({"max_gen_toks": "many"}, "max_gen_toks must be a whole number, not 'many'"),
+        ({"max_gen_toks": float("inf")}, "max_gen_toks must be a whole number, not inf"),
+        ({"max_tokens": 12.7}, "max_tokens must be a whole number, not 12.7"),
+        ({"until": 5}, "until must hold texts"),
+        ({"until": {"a": 1}}, "until must hold texts"),
+        ({"temperature": 1.0, "top_k": 2.9}, "top_k must be a whole number, not 2.9"),
+        ({"top_k": True}, "top_k must be a whole number, not True"),
+        ({"do_sample": "no"}, "do_sample must be true or false, not 'no'"),
+        ({"temperature": float("nan")}, "temperature must be a finite number, not nan"),
+        ({"top_p": 10**400}, "top_p must be a finite number"),
     ],
 )
 def test_generation_arguments_are_refused(given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         read_gen_kwargs(given, seed=0)
+
+
+def test_sampling_refuses_what_is_no_number() -> None:
+    for temperature in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="finite"):
+            Sampling(temperature)
 
 
 def test_a_right_answer_passes_and_a_wrong_one_does_not() -> None:
@@ -299,6 +318,33 @@ def test_lm_evals_own_command_line_runs_a_task_offline(
     assert results["n-samples"]["ours"]["effective"] == 2
     assert results["config"]["drafter"] == "ngram"
     assert results["config"]["target"]["dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        (["run", "--tasks", "harness_gsm8k"], True),
+        (["--tasks", "harness_gsm8k"], True),
+        (["ls", "tasks"], True),
+        (["--tasks", "ours", "--include_path", "here"], False),
+        (["--help"], False),
+        ([], False),
+    ],
+)
+def test_our_tasks_are_known_in_either_form(
+    given: list[str], known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval.__main__
+
+    from harness import lm_eval_model
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: seen.append(sys.argv[1:]))
+    monkeypatch.setattr(lm_eval_model, "register_model", lambda name: lambda model: model)
+    assert lm_eval_model.main(given) == 0
+    old = given[:1] == ["--tasks"]
+    ours = ["--include_path", str(lm_eval_model.TASKS)] if known else []
+    assert seen == [[*(["run"] if old else []), *given, *ours]]
 
 
 @pytest.mark.usefixtures("quick_command_line")

@@ -15,7 +15,15 @@ from run_directories import BASELINES, DIGEST, config, drafter, generation, sour
 from harness import quality
 from harness.quality import ScoreDifference
 from harness.records import Generation, RecordKey, key_of
-from harness.score_records import Score, Scoring, TaskRule, scoring_json, text_sha256, to_json
+from harness.score_records import (
+    CodeFacts,
+    Score,
+    Scoring,
+    TaskRule,
+    scoring_json,
+    text_sha256,
+    to_json,
+)
 from reports.render import leaderboard_text, write_leaderboard
 from tasks.grading import Verdict
 
@@ -26,11 +34,11 @@ SCORING = Scoring(
     },
     code=None,
 )
-CODE = {
-    "python": "3.11.9",
-    "limits": {"wall_s": 10.0, "num_processes": 32},
-    "containment": {"held": {"network": True, "other_files": False}, "steps": [], "absent": {}},
-}
+CODE = CodeFacts(
+    python="3.11.9",
+    limits={"wall_s": 10.0, "num_processes": 32},
+    containment={"held": {"network": True, "other_files": False}},
+)
 
 
 def answer(method: str, number: int, task: str = "gsm8k", repeat: int = 0) -> Generation:
@@ -163,8 +171,17 @@ def test_the_page_states_the_containment(tmp_path: Path) -> None:
         assert "50.0" in text and "Quality" in text
 
 
-def test_without_scores_there_is_no_table(tmp_path: Path) -> None:
+def test_without_scored_tasks_there_is_no_table(tmp_path: Path) -> None:
     directory = run_directory(tmp_path / "run")
     assert "# Quality\n" not in leaderboard_text([directory])
-    write_scores(directory, [])
+    write_scores(directory, [], Scoring(tasks={}, code=None))
     assert "# Quality\n" not in leaderboard_text([directory])
+
+
+def test_what_was_not_run_says_so(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run")
+    write_scores(directory, [])
+    page = leaderboard_text([directory])
+    table = page[page.index("# Quality\n") :].partition("\n##")[0]
+    rows = [line for line in table.splitlines() if line.startswith(("| gsm8k", "| mbpp"))]
+    assert len(rows) == 4 and all(line.split("|")[3].strip() == "not run" for line in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -133,8 +134,8 @@ def test_numbers_are_scored_and_programs_only_when_allowed(
     assert "humaneval      ar_loop: 2 passed" in second.out
     scoring = read_scoring(run_dir / "scoring.json")
     assert scoring is not None and scoring.code is not None
-    assert scoring.code["containment"]["held"] == {"cpu_time": True, "open_reads": False}
-    assert scoring.code["limits"]["wall_s"] == 10.0
+    assert scoring.code.containment["held"] == {"cpu_time": True, "open_reads": False}
+    assert scoring.code.limits["wall_s"] == 10.0
     third = Scored(capsys, run_dir)
     assert third.summary == second.summary and len(lines(run_dir)) == 12
 
@@ -180,7 +181,7 @@ def test_another_text_or_rule_is_scored_anew(
     newer = dataclasses.replace(gsm8k.TASK.grader, rule="gsm8k/next")
     monkeypatch.setattr(gsm8k, "TASK", dataclasses.replace(gsm8k.TASK, grader=newer))
     assert Scored(capsys, run_dir).summary["num_scored"] == 6
-    assert [score.rule for score in lines(run_dir)] == ["gsm8k/1"] * 6 + ["gsm8k/next"] * 6
+    assert [score.rule for score in lines(run_dir)] == ["gsm8k/2"] * 6 + ["gsm8k/next"] * 6
 
 
 def test_other_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +204,8 @@ def test_other_limits_are_refused(
     monkeypatch.setattr(plain_sandbox, "Limits", limits)
     refused = Scored(capsys, run_dir, FLAG)
     assert refused.status == 2 and "ran under other limits or containment" in refused.err
-    assert len(lines(run_dir)) == 7
+    # The seventh line's text is known; two more answers hold it, and no program ran.
+    assert len(lines(run_dir)) == 9 and len(plain_sandbox.programs) == 3
 
 
 def test_trouble_of_the_machine_is_no_verdict(
@@ -215,8 +217,108 @@ def test_trouble_of_the_machine_is_no_verdict(
     monkeypatch.setattr(plain_sandbox.Sandbox, "run", fail)
     stopped = Scored(capsys, run_dir, FLAG)
     assert stopped.status == 2 and "no process could be started" in stopped.err
-    assert {score.task for score in lines(run_dir)} <= {"gsm8k"}
-    monkeypatch.undo()
+    assert {score.task for score in lines(run_dir)} == {"gsm8k"}
+    assert len(lines(run_dir)) == 6
+
+
+def test_numbers_are_scored_where_no_program_can_run(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plain_sandbox, "Sandbox", refused_sandbox)
+    stopped = Scored(capsys, run_dir, FLAG)
+    assert stopped.status == 2 and "programs are not scored: no fence" in stopped.err
+    assert [score.task for score in lines(run_dir)] == ["gsm8k"] * 6
+    scoring = read_scoring(run_dir / "scoring.json")
+    assert scoring is not None and scoring.code is None
+
+
+def refused_sandbox() -> plain_sandbox.Sandbox:
+    raise UserError("no fence can be put up.")
+
+
+def test_scores_that_nothing_describes_are_not_kept(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Scored(capsys, run_dir, FLAG)
+    (run_dir / "scoring.json").unlink()
+    refused = Scored(capsys, run_dir, FLAG)
+    assert refused.status == 2 and refused.err.count("\n") == 1
+    assert str(run_dir / "scores.jsonl") in refused.err
+    assert str(run_dir / "scoring.json") in refused.err
+    assert not (run_dir / "scoring.json").exists()
+    (run_dir / "scores.jsonl").unlink()
+    assert Scored(capsys, run_dir, FLAG).summary["num_scored"] == 12
+
+
+@pytest.mark.parametrize("error", [RuntimeError("two\nlines"), SystemExit(3)])
+def test_a_rule_that_fails_is_one_sentence(
+    run_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    from tasks import gsm8k
+
+    judge = gsm8k.judge
+
+    def fail(prompt: Prompt, text: str) -> Any:
+        if text == "no idea":
+            raise error
+        return judge(prompt, text)
+
+    broken = dataclasses.replace(gsm8k.TASK.grader, judge=fail)
+    monkeypatch.setattr(gsm8k, "TASK", dataclasses.replace(gsm8k.TASK, grader=broken))
+    stopped = Scored(capsys, run_dir, FLAG)
+    assert stopped.status == 2
+    last = stopped.err.splitlines()[-1]
+    assert "1 texts were not scored" in last and type(error).__name__ in last
+    assert len(lines(run_dir)) == 11
+
+
+def test_a_system_that_does_not_tell_its_cores(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert Scored(capsys, run_dir).summary["num_scored"] == 6
+
+
+def test_a_run_counts_the_scores_it_has(
+    toy_plugin: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plain_sandbox, "Sandbox", refused_sandbox)
+    flags = ["--target", "toy", "--drafter", "oracle", "--baseline", "ar_loop", "--device", "cpu"]
+    sizes = ["--tasks", "gsm8k,humaneval", "--limit", "2", "--max-new-tokens", "8", FLAG]
+    paths = ["--plugin", str(toy_plugin), "--output-dir", str(tmp_path)]
+    assert main(["run", *flags, *sizes, *paths]) == 0
+    out, err = capsys.readouterr()
+    assert "programs are not scored: no fence" in err
+    assert json.loads(out.splitlines()[-1])["num_scored"] == 4
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"code": {}},
+        {"code": {"limits": []}},
+        {"code": {"limits": {"wall_s": "x"}}},
+        {"code": {"containment": {"held": []}}},
+    ],
+)
+def test_damaged_facts_are_one_sentence(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], damage: dict[str, Any]
+) -> None:
+    Scored(capsys, run_dir, FLAG)
+    path = run_dir / "scoring.json"
+    body = json.loads(path.read_text())
+    body["code"] = {**body["code"], **damage["code"]} if damage["code"] else {}
+    path.write_text(json.dumps(body))
+    assert main(["report", str(run_dir)]) == 2
+    error = capsys.readouterr().err
+    assert "scoring.json is not a description of scores: it.code" in error
+    assert str(run_dir / "scores.jsonl") in error and error.count("\n") == 1
 
 
 def test_ctrl_c_keeps_what_was_scored(
