@@ -60,13 +60,13 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     )
     grader = grader_of(registry.load("tasks", doc["task"]))
     assert grader is not None, f"{doc['task']} has no grader"
-    verdict = grader.grade(prompt, results[0], lambda *texts: _sandbox().run(*texts)).verdict
+    verdict = grader.grade(prompt, results[0], lambda *texts: sandbox().run(*texts)).verdict
     return {} if verdict == "not run" else {"passed": float(verdict == "passed")}
 
 
 @functools.cache
-def _sandbox() -> Sandbox:
-    """Made when the first program is to run: it probes the machine."""
+def sandbox() -> Sandbox:
+    """One for all programs, made when first asked for: it probes the machine."""
     from tasks.sandbox import Sandbox
 
     return Sandbox()

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ from harness.errors import UserError
 from harness.model_args import BASELINE, ModelArgs
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
+from harness.provenance import environment
+from harness.run_files import machine
+from harness.score_records import CodeFacts
+from harness.shards import place
 from harness.whole_file import write_json
 from targets.base import TargetOptions
 from tasks.base import PromptSet
@@ -76,6 +81,8 @@ def evaluate(config: QualityConfig) -> Quality:
         UserError: a name, file or package is missing, or code may not be run.
     """
     require_lm_eval()
+    if place().size > 1:
+        raise UserError("quality runs in one process; start it without a launcher.")
     prompts = _prompts(config)
     methods = _methods(config)
     options = TargetOptions(
@@ -86,6 +93,7 @@ def evaluate(config: QualityConfig) -> Quality:
         revision=config.revision,
     )
     directory = _open(config, options, prompts)
+    code = _code(config)
     from targets.load import load_target
 
     target = load_target(options)
@@ -113,7 +121,8 @@ def evaluate(config: QualityConfig) -> Quality:
                     num_identical=sum(first[key] == text for key, text in texts.items()),
                 )
             )
-        write_json(directory / "scores.json", {"scores": [asdict(score) for score in scores]})
+        body = {"code": code and asdict(code), "scores": [asdict(score) for score in scores]}
+        write_json(directory / "scores.json", body)
     return Quality(directory, tuple(scores))
 
 
@@ -143,6 +152,24 @@ def _prompts(config: QualityConfig) -> dict[str, PromptSet]:
     return load_tasks(config.tasks, config.data_dir, config.limit)
 
 
+def _code(config: QualityConfig) -> CodeFacts | None:
+    """What programs will run under, tried before anything slow; None where no task has any.
+
+    Raises:
+        UserError: no program can be run.
+    """
+    graders = [grader_of(registry.load("tasks", name)) for name in config.tasks]
+    if not any(grader and grader.runs_code for grader in graders):
+        return None
+    from harness.lm_eval_docs import sandbox
+
+    found = sandbox()
+    if found.containment.lacking:
+        names = ", ".join(name.replace("_", " ") for name in found.containment.lacking)
+        say(f"programs in answers are NOT contained in: {names}")
+    return CodeFacts.of(found)
+
+
 def _methods(config: QualityConfig) -> dict[str, str]:
     """Methods by name, each as it was asked for; ``ar_loop`` first."""
     methods = {BASELINE: BASELINE}
@@ -168,6 +195,8 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
             }
             for name, chosen in prompts.items()
         },
+        "machine": machine(environment(())),
+        "plugins": {path.name: sha256(path.read_bytes()).hexdigest() for path in config.plugin},
     }
     started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     directory = config.output_dir or Path("quality") / started

@@ -132,7 +132,7 @@ def score_answers(
         run_files.save_json(files.scoring, scoring_json(scoring))
         broken += _score_all(programs, sandbox.run, files, found)
     if broken:
-        raise NotScored(f"{len(broken)} texts were not scored, the first because {broken[0]}.")
+        raise NotScored(f"texts not scored: {len(broken)}, the first because {broken[0]}.")
     return Scored(scoring, found)
 
 

@@ -29,6 +29,8 @@ class Finished:
 
 
 class Containment:
+    lacking = ("open_reads",)
+
     def facts(self) -> dict[str, Any]:
         return {"steps": ("none",), "absent": {}, "held": {"cpu_time": True, "open_reads": False}}
 

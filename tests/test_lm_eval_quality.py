@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import plain_sandbox
 import pytest
 from test_lm_eval_model import offline  # noqa: F401
 from tiny_model import write_model
 
-from harness import lm_eval_quality
+from harness import lm_eval_docs, lm_eval_quality
 from harness.cli import main
+from harness.errors import UserError
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 
@@ -81,6 +84,72 @@ def test_an_evaluation_goes_on_where_it_was_cut_off(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["num_different"] == 0
     error = refused(capsys, *flags, "--max-new-tokens", "13")
     assert "other settings" in error and len(asked) == 7
+
+
+@pytest.mark.parametrize("what", ["versions", "plug-in"])
+def test_answers_of_other_code_are_not_reused(
+    what: str,
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    clean_registry: None,
+) -> None:
+    plugin = tmp_path / "my_nothing.py"
+    plugin.write_text(f"{PLUGIN}\n")
+    # Opening the directory is all that is needed.
+    monkeypatch.setattr("targets.load.load_target", stop)
+    flags = [*flags, "--plugin", str(plugin)]
+    assert "as far as" in refused(capsys, *flags)
+    assert "as far as" in refused(capsys, *flags)
+    if what == "plug-in":
+        plugin.write_text(f"{PLUGIN}  # changed\n")
+    else:
+        found = lm_eval_quality.environment(())
+        found["versions"]["torch"] = "0.1"
+        monkeypatch.setattr(lm_eval_quality, "environment", lambda argv: found)
+    assert "other settings" in refused(capsys, *flags)
+
+
+PLUGIN = """from harness.registry import Entry
+DRAFTERS = {"my_ngram": Entry("drafters.ngram:build", "the same")}"""
+
+
+def stop(*arguments: Any) -> Any:
+    raise UserError("this is as far as a test goes.")
+
+
+def test_programs_state_their_containment(
+    flags: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tasks.sandbox", plain_sandbox)
+    lm_eval_docs.sandbox.cache_clear()
+    flags = [*flags, "--tasks", "humaneval", "--limit", "1", "--confirm-run-unsafe-code"]
+    try:
+        assert main(flags) == 0
+        assert "NOT contained in: open reads" in capsys.readouterr().err
+        code = json.loads((tmp_path / "out" / "scores.json").read_text())["code"]
+        assert code["containment"]["held"] == {"cpu_time": True, "open_reads": False}
+        assert code["limits"]["wall_s"] == 10.0
+        lm_eval_docs.sandbox.cache_clear()
+        monkeypatch.setattr(plain_sandbox, "Sandbox", lambda: stop())
+        monkeypatch.setattr("targets.load.load_target", None)
+        assert "as far as" in refused(capsys, *flags)
+    finally:
+        lm_eval_docs.sandbox.cache_clear()
+
+
+def test_several_processes_are_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    assert "one process" in refused(capsys, *flags)
 
 
 def test_an_answer_that_differs_is_counted(
