@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,24 @@ def test_seconds_of_a_round_leave_out_answers_without_rounds() -> None:
     silent = generation(num_new_tokens=9, decode_s=50.0)
     drafted = [generation(accepted=[1, 2], decode_s=s) for s in (3.0, 5.0)]
     assert metrics.seconds_per_round([silent, *drafted]) == 8.0 / 4
+
+
+def test_only_the_times_of_one_process_a_host_count() -> None:
+    """The second process's answers take nine times as long, and are part of τ alone."""
+
+    def side(first_s: float, accepted: list[int]) -> list[Generation]:
+        shared: dict[str, Any] = {"accepted": accepted, "num_processes": 2, "prefill_s": 0.5}
+        return [
+            generation(prompt_id="0", decode_s=first_s, **shared),
+            generation(prompt_id="1", decode_s=9.0, process=1, **shared),
+        ]
+
+    slow, fast = side(4.0, [1, 1]), side(2.0, [3])
+    assert metrics.tokens_per_s(fast) == 4 / 2
+    assert metrics.seconds_per_round(slow) == 4 / 2
+    assert metrics.speedup(slow, fast) == 2.0
+    assert metrics.speedup_end_to_end(slow, fast) == 4.5 / 2.5
+    assert metrics.tau([*fast, slow[1]]) == (4 + 4 + 2 + 2) / 4
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.floats(0.1, 10))
