@@ -126,14 +126,14 @@ def _resampled_sums(rows: Rows, position: int) -> FloatArray:
     sums = np.stack(
         [np.bincount(owners, weights=column, minlength=len(names)) for column in terms.T], axis=1
     )
-    draws = _draws(len(names), position)
-    blocks = [draws[i : i + _BLOCK].astype(np.float64) @ sums for i in range(0, NUM_DRAWS, _BLOCK)]
+    counts = draws(len(names), position)
+    blocks = [counts[i : i + _BLOCK].astype(np.float64) @ sums for i in range(0, NUM_DRAWS, _BLOCK)]
     return np.concatenate(blocks)
 
 
 @functools.lru_cache(maxsize=16)
-def _draws(num_conversations: int, position: int) -> NDArray[np.uint8]:
-    """``[NUM_DRAWS, num_conversations]``: how often each conversation is drawn.
+def draws(num_conversations: int, position: int) -> NDArray[np.uint8]:
+    """``[NUM_DRAWS, num_conversations]``: how often each conversation is drawn, the same each time.
 
     ``position`` is the task's place among those of an overall value: tasks are drawn
     independently of one another, also where they have as many conversations.
@@ -157,8 +157,16 @@ def _interval(values: Sequence[FloatArray]) -> tuple[float, float]:
     """Central 95 % of the mean over tasks of ``[NUM_DRAWS]`` values each."""
     if not values:
         raise NoData("an interval needs a task")
-    overall = np.mean(values, axis=0)
-    if not np.isfinite(overall).all():
+    return central(np.mean(values, axis=0))
+
+
+def central(values: FloatArray) -> tuple[float, float]:
+    """Both ends of the central 95 % of resampled values.
+
+    Raises:
+        NoData: one of them is not finite.
+    """
+    if not np.isfinite(values).all():
         raise NoData("a resample holds no decoded token")
-    low, high = np.percentile(overall, [2.5, 97.5])
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

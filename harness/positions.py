@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.metrics import rounds_of
+from harness.metrics import NoData, rounds_of
 from harness.records import Generation
 
 
@@ -45,7 +45,18 @@ def positions(generations: Sequence[Generation]) -> Positions:
     Raises:
         NoData: no generation has rounds.
     """
-    counts = Counter((item.accepted, item.depth) for item in rounds_of(generations))
+    return positions_of((item.accepted, item.depth) for item in rounds_of(generations))
+
+
+def positions_of(rounds: Iterable[tuple[int, int]]) -> Positions:
+    """The same of rounds given as accepted draft tokens and depth.
+
+    Raises:
+        NoData: there is none.
+    """
+    counts = Counter(rounds)
+    if not counts:
+        raise NoData("no generation has rounds")
     accepted = np.array([pair[0] for pair in counts])
     depth = np.array([pair[1] for pair in counts])
     weight = np.array(list(counts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,20 +64,39 @@ def slots(generations: Sequence[Generation]) -> Slots:
     Raises:
         NoData: nothing was drafted, or a round offered a tree, of which records hold one path.
     """
-    counts = [0] * 5
-    for generation in generations:
-        rounds = generation.rounds or ()
-        if any(item.nodes != item.depth for item in rounds):
-            raise NoData("a round offered a tree")
-        start = 0
-        for item in rounds:
-            places = generation.new_tokens[start + 1 : start + 1 + item.depth]
-            found = _slots_of(item, places)
-            counts = [old + new for old, new in zip(counts, found, strict=True)]
-            start += item.committed
-    accepted, bonus, wasted, wrong, behind_end = counts
-    if accepted + wasted + wrong == 0:
+    return pooled([slots_of(item.rounds or (), item.new_tokens) for item in generations])
+
+
+def slots_of(rounds: Sequence[Round], new_tokens: Sequence[int]) -> Slots:
+    """The slots of one answer.
+
+    Raises:
+        NoData: a round offered a tree.
+    """
+    if any(item.nodes != item.depth for item in rounds):
+        raise NoData("a round offered a tree")
+    counts = [(0, 0, 0, 0, 0)]
+    start = 0
+    for item in rounds:
+        counts.append(_slots_of(item, new_tokens[start + 1 : start + 1 + item.depth]))
+        start += item.committed
+    return _slots(counts)
+
+
+def pooled(parts: Sequence[Slots]) -> Slots:
+    """The slots of several answers together.
+
+    Raises:
+        NoData: nothing was drafted.
+    """
+    total = _slots([(0, 0, 0, 0, 0), *(dataclasses.astuple(part) for part in parts)])
+    if total.accepted + total.wasted + total.wrong == 0:
         raise NoData("nothing was drafted")
+    return total
+
+
+def _slots(counts: Sequence[tuple[int, ...]]) -> Slots:
+    accepted, bonus, wasted, wrong, behind_end = map(sum, zip(*counts, strict=True))
     return Slots(accepted=accepted, bonus=bonus, wasted=wasted, wrong=wrong, behind_end=behind_end)
 
 

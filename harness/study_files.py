@@ -1,0 +1,218 @@
+"""The directory of a study: what was asked, on which data, and the records; opened and reopened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.line_writers import LineWriter
+from harness.run_files import cut_torn_line, first_difference
+from harness.study import Arm, Study
+from harness.study_records import (
+    SCHEMA_VERSION,
+    Finished,
+    Measurement,
+    StudyRecord,
+    read_study_records,
+    to_json,
+)
+from harness.typed_json import typed, versioned
+from harness.whole_file import write_json
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFiles:
+    """Paths of one study."""
+
+    directory: Path
+
+    @property
+    def study(self) -> Path:
+        """What was asked, on which data, and where it ran."""
+        return self.directory / "study.json"
+
+    @property
+    def records(self) -> Path:
+        """What happened."""
+        return self.directory / "records.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Trained drafters, one directory an arm."""
+        return self.directory / "checkpoints"
+
+    @property
+    def snapshots(self) -> Path:
+        """Trainings that are not finished."""
+        return self.directory / "snapshots"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyFacts:
+    """``study.json``."""
+
+    train: dict[str, Any]
+    objectives: dict[str, dict[str, Any]]
+    """By name; a gamma of null is infinity."""
+    arms: tuple[Arm, ...]
+    measure: dict[str, Any]
+    bench: dict[str, dict[str, Any]]
+    """Target and data, by whose responses are trained on; empty until they were opened."""
+    sessions: tuple[dict[str, Any], ...]
+    """The environment of every start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyResults:
+    """What a study directory holds."""
+
+    name: str
+    facts: StudyFacts
+    measurements: tuple[Measurement, ...]
+    finished: dict[Arm, Finished]
+    torn: bool
+    """Whether a last line that was cut off was left out."""
+
+
+class StudyWriter(LineWriter):
+    """Appends records of a study."""
+
+    go_on = "call harness study again"
+
+    def append(self, record: StudyRecord) -> None:
+        """Write one record; raises as `write`."""
+        self.write(to_json(record))
+
+
+def is_study(directory: Path) -> bool:
+    """Whether a directory is one of a study."""
+    return StudyFiles(directory).study.is_file()
+
+
+def open_study(study: Study, directory: Path, environment: Mapping[str, Any]) -> StudyFiles:
+    """Make the directory of a study, or go on in the one there is.
+
+    Objectives, seeds, budgets and other arms may have been added since; nothing else may differ.
+
+    Raises:
+        UserError: the directory holds another study, or cannot be read or written.
+    """
+    files, asked = StudyFiles(directory), json.loads(json.dumps(study.describe()))
+    bench: dict[str, Any] = {}
+    sessions: list[Mapping[str, Any]] = []
+    if files.study.exists():
+        found = read_facts(files)
+        _refuse_change(directory, found, asked)
+        bench, sessions = dict(found.bench), list(found.sessions)
+    elif directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} is no study and not empty; name another with --output-dir.")
+    body = {**asked, "bench": bench, "sessions": [*sessions, environment]}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(files, body)
+        files.records.touch()
+        cut_torn_line(files.records)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror}.") from error
+    return files
+
+
+def note_bench(files: StudyFiles, responses: str, facts: Mapping[str, Any]) -> None:
+    """Write down target and data, or check that they are still the same.
+
+    Raises:
+        UserError: they are not.
+    """
+    found = read_facts(files)
+    if responses in found.bench:
+        if change := first_difference(found.bench[responses], json.loads(json.dumps(facts))):
+            field, began, now = change
+            raise UserError(
+                f"study {files.directory} was begun where {field} was {began}, and it is now "
+                f"{now}; put it back, or begin a new study with --output-dir."
+            )
+        return
+    body = versioned(files.study.read_text(encoding="utf-8"), SCHEMA_VERSION)
+    try:
+        _write(files, {**body, "bench": {**body["bench"], responses: facts}})
+    except OSError as error:
+        raise UserError(f"{files.study} cannot be written: {error.strerror}.") from error
+
+
+def read_facts(files: StudyFiles) -> StudyFacts:
+    """What ``study.json`` says.
+
+    Raises:
+        UserError: it cannot be read, or is none of this harness.
+    """
+    try:
+        body = versioned(files.study.read_text(encoding="utf-8"), SCHEMA_VERSION)
+        return typed(StudyFacts, body)
+    except OSError as error:
+        raise UserError(f"{files.study} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(
+            f"{files.study} is no record of a study ({error}); restore it or begin a new one."
+        ) from error
+
+
+def load_results(directory: Path) -> StudyResults:
+    """Read a study, finished or not.
+
+    Raises:
+        UserError: a file is missing or damaged, or the records are another study's.
+    """
+    files = StudyFiles(directory)
+    facts = read_facts(files)
+    try:
+        records = read_study_records(files.records)
+        torn = not files.records.read_bytes().endswith(b"\n") and files.records.stat().st_size > 0
+    except OSError as error:
+        raise UserError(f"{files.records} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{error}; restore the file, or measure again.") from error
+    known = set(facts.arms)
+    for record in records:
+        if record.arm not in known:
+            raise UserError(f"{files.records} holds an arm that study.json does not list.")
+    return StudyResults(
+        name=directory.resolve().name,
+        facts=facts,
+        measurements=tuple(item for item in records if isinstance(item, Measurement)),
+        finished={item.arm: item for item in records if isinstance(item, Finished)},
+        torn=torn,
+    )
+
+
+def _refuse_change(directory: Path, began: StudyFacts, asked: Mapping[str, Any]) -> None:
+    before = {
+        "train": began.train,
+        "measure": began.measure,
+        "objectives": began.objectives,
+    }
+    now = {
+        **{name: asked[name] for name in ("train", "measure")},
+        "objectives": {
+            name: row for name, row in asked["objectives"].items() if name in began.objectives
+        },
+    }
+    change = first_difference(before, now)
+    kept = {typed(Arm, arm) for arm in asked["arms"]}
+    lost = next((arm for arm in began.arms if arm not in kept), None)
+    if change is None and lost is not None:
+        words = f"{lost.recipe.objective}, seed {lost.seed}, {lost.recipe.steps} steps"
+        change = ("arms", words, "not there")
+    if change is not None:
+        field, old, new = change
+        raise UserError(
+            f"{directory} holds another study: {field} was {old} and is now {new}; arms may be "
+            "added, nothing else changed: put it back, or name another --output-dir."
+        )
+
+
+def _write(files: StudyFiles, body: Mapping[str, Any]) -> None:
+    write_json(files.study, {"schema_version": SCHEMA_VERSION, **body})
