@@ -1,4 +1,4 @@
-"""Do two numbers go together? Rank and linear correlation, with intervals where there are clusters."""
+"""Do two numbers go together? Rank and linear correlation, with intervals by conversation."""
 
 from __future__ import annotations
 

@@ -1,0 +1,208 @@
+"""From a study to its records: every arm trained, replayed and exported; what is done is kept."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import provenance
+from harness.errors import UserError
+from harness.progress import say
+from harness.run_files import alone_on
+from harness.study import Arm, Recipe, Responses, Study
+from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study
+from harness.study_records import Finished, Measurement, finished, key_of, read_study_records
+
+if TYPE_CHECKING:
+    from drafters.block_diffusion.variant import Variant
+    from drafters.block_diffusion.workbench import Workbench
+    from harness.study_answers import Answers
+    from reports.run import Run
+
+CURVE_ANSWERS = 32
+"""Held-back answers replayed at each point of a learning curve."""
+
+
+def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
+    """Train and measure every arm that is not done.
+
+    Stopped anywhere (Ctrl-C, kill), the same call goes on: arms that are done are left alone, a
+    training goes on from its last snapshot.
+
+    Raises:
+        UserError: another study is in ``directory``, another process works on it, or target, data
+            or a run cannot be used.
+    """
+    from harness import shards
+
+    if shards.place().size > 1:
+        raise UserError("harness study runs in one process; start it without a launcher.")
+    runs = _runs(study)
+    files = open_study(study, directory, provenance.environment(argv))
+    with alone_on(files.study, f"study {directory}"), StudyWriter(files.records) as writer:
+        _Session(study, files, writer, runs).work()
+    return files
+
+
+def _runs(study: Study) -> list[Run]:
+    """The runs whose answers are replayed, before anything is trained."""
+    from reports.run import load_run
+
+    runs = [load_run(path) for path in study.measure.runs]
+    for run in runs:
+        if run.config["sampling"]["temperature"] != 0 or "ar_loop" not in run.baselines:
+            raise UserError(f"run {run.run_id} is not a greedy run with ar_loop; name one that is.")
+        if run.config["target"]["name"] != study.train.target:
+            raise UserError(
+                f"run {run.run_id} was made by target {run.config['target']['name']}, and the "
+                f"study trains for {study.train.target}; name a run of the same target."
+            )
+    tasks = [task for run in runs for task in run.tasks]
+    for task in tasks:
+        if tasks.count(task) > 1:
+            raise UserError(f"two of measure.runs hold answers of {task}; name one of them.")
+    return runs
+
+
+class _Session:
+    """One call, and what it has loaded."""
+
+    def __init__(
+        self, study: Study, files: StudyFiles, writer: StudyWriter, runs: Sequence[Run]
+    ) -> None:
+        self.study, self.files, self.writer, self.runs = study, files, writer, runs
+        records = read_study_records(files.records)
+        self.known = {key_of(record) for record in records}
+        self.done = finished(records)
+        self.benches: dict[Responses, Workbench] = {}
+        self.answers: list[Answers] = []
+
+    def work(self) -> None:
+        """Arm by arm; those that differ only in their objective are trained in step."""
+        pending = [arm for arm in self.study.arms if arm not in self.done]
+        for _, together in itertools.groupby(pending, key=_without_objective):
+            arms = list(together)
+            self._train(arms)
+        shutil.rmtree(self.files.snapshots, ignore_errors=True)
+
+    def _train(self, arms: Sequence[Arm]) -> None:
+        from drafters.block_diffusion.trainer import train_variants
+
+        study, first = self.study, arms[0]
+        bench = self._bench(first.recipe.responses)
+        self._load_answers()
+        config = study.config(first)
+        by_name = {arm.recipe.objective: arm for arm in arms}
+        names = ", ".join(by_name)
+        say(
+            f"{len(self.done) + 1} of {len(study.arms)} arms: {names}, seed {first.seed}, "
+            f"{first.recipe.steps} steps"
+        )
+        variants = train_variants(
+            bench,
+            config,
+            {name: study.objectives[name] for name in by_name},
+            snapshots=self.files.snapshots,
+            num_measurements=study.measure.curve_points,
+            watch=lambda measured: self._watch(measured, by_name, bench),
+        )
+        for variant in variants:
+            self._finish(by_name[variant.name], variant, bench)
+
+    def _watch(
+        self, variants: Iterable[Variant], arms: Mapping[str, Arm], bench: Workbench
+    ) -> None:
+        """A point of the learning curves; the last one is measured whole, by `_finish`."""
+        for variant in variants:
+            arm = arms[variant.name]
+            key = (arm, variant.step, arm.recipe.block_size)
+            if variant.step < arm.recipe.steps and key not in self.known:
+                held_back = [self.answers[0].first(CURVE_ANSWERS)]
+                self._measure(arm, variant, bench, arm.recipe.block_size, held_back)
+
+    def _finish(self, arm: Arm, variant: Variant, bench: Workbench) -> None:
+        from drafters.block_diffusion.trainer import export
+        from targets.digest import weights_digest
+
+        study = self.study
+        place = self.files.checkpoints / study.name(arm)
+        export(variant, study.config(arm), bench, place)
+        for horizon in dict.fromkeys((arm.recipe.block_size, *study.measure.horizons)):
+            if (arm, variant.step, horizon) not in self.known:
+                self._measure(arm, variant, bench, horizon, self.answers)
+        record = Finished(
+            arm=arm,
+            checkpoint=place.relative_to(self.files.directory).as_posix(),
+            weights_sha256=weights_digest([place / "model.safetensors"]),
+            num_sequences=len(bench.corpus.train),
+            train_s=round(variant.train_s, 1),
+            num_parameters=sum(p.numel() for p in variant.model.parameters()),
+            initial_weights=variant.initial_weights,
+        )
+        self.writer.append(record)
+        self.done[arm] = record
+
+    def _measure(
+        self,
+        arm: Arm,
+        variant: Variant,
+        bench: Workbench,
+        horizon: int,
+        answers: Sequence[Answers],
+    ) -> None:
+        from harness.study_answers import replayed
+
+        trained = horizon == arm.recipe.block_size
+        last = variant.history[-1] if trained and variant.history else {}
+        model = variant.export(bench.corpus.scale)
+        record = Measurement(
+            arm=arm,
+            step=variant.step,
+            horizon=horizon,
+            loss=last.get("loss"),
+            train_time_tau=last.get("train_time_tau"),
+            replayed=tuple(
+                item
+                for part in answers
+                for item in replayed(model, bench, part, horizon, rewards=trained)
+            ),
+        )
+        self.writer.append(record)
+        self.known.add(key_of(record))
+
+    def _bench(self, responses: Responses) -> Workbench:
+        """Target and corpus; one corpus serves all budgets."""
+        if responses not in self.benches:
+            from drafters.block_diffusion.workbench import open_workbench
+
+            study = self.study
+            most = max(arm.recipe.steps for arm in study.arms)
+            config = replace(study.train, steps=most, responses=responses)
+            bench = open_workbench(config)
+            facts: dict[str, Any] = bench.settings(config)
+            note_bench(
+                self.files, responses, {name: facts[name] for name in ("target", "data")}
+            )
+            self.benches[responses] = bench
+        return self.benches[responses]
+
+    def _load_answers(self) -> None:
+        from harness.study_answers import held_back_answers, run_answers
+
+        if not self.answers:
+            # The target's own answers, also where drafters are trained on others.
+            bench, study = self._bench("target"), self.study
+            self.answers = [held_back_answers(bench, study.measure)]
+            self.answers += [
+                part
+                for run in self.runs
+                for part in run_answers(bench, study.train, study.measure, run)
+            ]
+
+
+def _without_objective(arm: Arm) -> tuple[Recipe, int]:
+    return replace(arm.recipe, objective=""), arm.seed
