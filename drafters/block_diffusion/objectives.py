@@ -18,6 +18,13 @@ EPSILON = 1e-6
 
 CeReduction = Literal["weighted_mean", "block_sum"]
 Reward = Literal["mean", "log"]
+Reduce = Callable[["torch.Tensor"], "torch.Tensor"]
+"""From the denominators of some blocks to those of the whole batch they are a part of."""
+
+
+def identity(denominators: torch.Tensor) -> torch.Tensor:
+    """These blocks are the whole batch."""
+    return denominators
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +143,7 @@ def objective_loss(
     correct: torch.Tensor,
     valid: torch.Tensor,
     objective: Objective,
-    reduce: Callable[[torch.Tensor], torch.Tensor] = lambda denominators: denominators,
+    reduce: Reduce = identity,
 ) -> Loss:
     """Loss of a batch of blocks (arXiv 2606.11552, Eq. 7–13).
 
@@ -147,8 +154,8 @@ def objective_loss(
         valid: ``[N, K − 1]`` bool, whether the offset carries a label. Offsets behind the first
             invalid one count in the plain cross-entropy only.
         objective: the row of numbers.
-        reduce: takes `Terms.denominators` of these blocks to those of the whole batch that they
-            are a part of. The values returned then sum to the whole batch's over its parts.
+        reduce: from `Terms.denominators` of these blocks to the whole batch's; the values
+            returned then add up to the whole batch's over its parts.
 
     Blocks without a valid first offset do not enter the averages over blocks; blocks without a
     mismatch contribute nothing to the focal term. The chain reward keeps K − 1 in the denominator
