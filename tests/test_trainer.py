@@ -110,6 +110,10 @@ def test_training_json_says_what_was_done(config):
         "alpha_focal": 0.0,
         "alpha_chain": 0.0,
         "ce_reduction": "weighted_mean",
+        "alpha_ce": 1.0,
+        "dpace_alpha": None,
+        "ce_until_error": False,
+        "reward": "mean",
     }
     assert body["step"] == body["steps"] == 8
     assert body["seed"] == 0
