@@ -27,6 +27,10 @@ class ObjectiveFacts(TypedDict):
     alpha_focal: float
     alpha_chain: float
     ce_reduction: str
+    alpha_ce: NotRequired[float]
+    dpace_alpha: NotRequired[float | None]
+    ce_until_error: NotRequired[bool]
+    reward: NotRequired[str]
 
 
 class DataFacts(TypedDict):

@@ -58,7 +58,7 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
     digest, parameters = checkpoint.get("weights_sha256"), checkpoint.get("num_parameters")
     return [
         *numbers,
-        Cell(text=form.text(objective["ce_reduction"] if objective else None)),
+        Cell(text=_cross_entropy(objective) if objective else form.BLANK),
         Cell(text=form.text(training.get("steps")), value=training.get("steps")),
         Cell(text=_softmax_rows(training)),
         Cell(text=form.count(parameters) if parameters else form.BLANK, value=parameters),
@@ -66,6 +66,20 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
         Cell(text=form.text(checkpoint.get("path"))),
         Cell(text=" · ".join(_facts(training, "")) or form.BLANK),
     ]
+
+
+def _cross_entropy(objective: Mapping[str, Any]) -> str:
+    """How the cross-entropy was reduced, and whatever else of the row is not the paper's."""
+    words = [form.text(objective["ce_reduction"])]
+    if objective.get("alpha_ce", 1) != 1:
+        words.append(f"α ce = {form.number(objective['alpha_ce'])}")
+    if objective.get("dpace_alpha") is not None:
+        words.append(f"D-PACE α = {form.number(objective['dpace_alpha'])}")
+    if objective.get("ce_until_error"):
+        words.append("up to the first error")
+    if objective.get("reward", "mean") != "mean":
+        words.append(f"{form.text(objective['reward'])} reward")
+    return ", ".join(words)
 
 
 def _softmax_rows(training: Mapping[str, Any]) -> str:
