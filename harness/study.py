@@ -96,6 +96,8 @@ class Measure:
     """Where the prompts of those runs are, as for ``harness run``."""
     max_new_tokens: int = 128
     """Answers are cut to this."""
+    draft_vocab: Literal["full", "trained"] = "full"
+    """Tokens that are drafted: all, or those of the training softmax, which is faster."""
     curve_points: int = 8
     """Measurements over a training."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import target_features
-from drafters.block_diffusion.data import TrainingSequence, corpus_digest
+from drafters.block_diffusion.data import TrainingSequence
+from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.features import Features
 from drafters.block_diffusion.model import BlockDiffusionModel, build_target_layer_ids
-from drafters.block_diffusion.replay import replay
+from drafters.block_diffusion.replay import Drafts, draft_behind, walk
 from drafters.block_diffusion.workbench import Workbench
 from harness.conversations import prompt_sha256, turns
 from harness.errors import UserError
@@ -27,15 +30,15 @@ from reports.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Answers of one task, cut to one limit.
+    """Answers of one task, and the limit they are replayed with.
 
     Attributes:
         task: `HELD_BACK`, or the task.
         names: prompt id and turn of each.
         sequences: prompt and answer.
-        features: the target's, of the whole answers.
+        features: the target's.
         rows: index in ``features`` of each.
-        max_new_tokens: the limit they are replayed with.
+        max_new_tokens: the limit.
     """
 
     task: str
@@ -55,7 +58,131 @@ class Answers:
         )
 
     def packed(self, indices: Sequence[int]) -> torch.Tensor:
-        """Features ``[T, F]`` of those answers, end to end, as far as they are replayed."""
-        return torch.cat(
-            [self.features.packed([self.rows[i]])[: len(self.sequences[i].ids)] for i in indices]
+        """Features ``[T, F]`` of those answers, end to end."""
+        return self.features.packed([self.rows[i] for i in indices])
+
+
+def held_back_answers(bench: Workbench, measure: Measure) -> Answers:
+    """Held-back prompts with the target's own greedy responses, in the corpus's stable order."""
+    corpus = bench.corpus
+    rows = tuple(corpus.held_back[: measure.held_back])
+    sequences = tuple(corpus.sequences[row] for row in rows)
+    return Answers(
+        task=HELD_BACK,
+        names=tuple((_name(item), 1) for item in sequences),
+        sequences=sequences,
+        features=corpus.features,
+        rows=rows,
+        max_new_tokens=measure.max_new_tokens,
+    )
+
+
+def run_answers(
+    bench: Workbench, config: TrainConfig, measure: Measure, run: Run
+) -> list[Answers]:
+    """Answers of a run's ``ar_loop``, first repeat, by task.
+
+    Raises:
+        UserError: other prompts or another target than the run's, or no answers.
+    """
+    facts, target = run.config["target"], bench.target
+    for name in ("model", "weights_sha256"):
+        began, now = facts.get(name), target.describe()[name]
+        if began != now:
+            raise UserError(
+                f"run {run.run_id} was made by a target whose {name} was {began}, and the study's "
+                f"has {now}; name a run of the same target."
+            )
+    answers = {key_of(item): item for item in run.of("ar_loop") if item.repeat == 0}
+    found: list[tuple[str, str, int, TrainingSequence]] = []
+    for task, chosen in prompts_of_run(run.config, measure.data_dir).items():
+        for prompt in chosen.prompts:
+            for turn, ids in turns(target, task, prompt, answers):
+                answer = answers.get((task, prompt.prompt_id, turn, "ar_loop", 0))
+                if answer is None:
+                    break
+                if prompt_sha256(ids) != answer.prompt_sha256:
+                    raise UserError(
+                        f"run {run.run_id} read prompt {prompt.prompt_id} of {task} as other "
+                        "tokens; name a run with the chat template of today."
+                    )
+                sequence = TrainingSequence((*ids, *answer.new_tokens), len(ids))
+                found.append((task, prompt.prompt_id, turn, sequence))
+    if not found:
+        raise UserError(f"run {run.run_id} holds no answers of ar_loop; finish it with --resume.")
+    layers = build_target_layer_ids(target.num_layers, config.num_features)
+    features = target_features(config, target, [item[-1] for item in found], layers)
+    return [
+        Answers(
+            task=task,
+            names=tuple((found[row][1], found[row][2]) for row in rows),
+            sequences=tuple(found[row][3] for row in rows),
+            features=features,
+            rows=rows,
+            max_new_tokens=min(measure.max_new_tokens, int(run.config["max_new_tokens"])),
         )
+        for task in run.tasks
+        if (rows := tuple(row for row, item in enumerate(found) if item[0] == task))
+    ]
+
+
+def replayed(
+    model: BlockDiffusionModel,
+    bench: Workbench,
+    answers: Answers,
+    measure: Measure,
+    horizon: int,
+    *,
+    rewards: bool,
+) -> list[Replayed]:
+    """Every answer as ``model`` would have drafted it in blocks of ``horizon`` tokens.
+
+    Args:
+        model: for raw features.
+        bench: its target drafts and answers.
+        answers: of one task.
+        measure: says which vocabulary is drafted from.
+        horizon: block size in use.
+        rewards: whether to keep the chain reward of each round's block.
+    """
+    vocabulary = bench.corpus.vocabulary if measure.draft_vocab == "trained" else None
+    drafts = draft_behind(
+        model,
+        bench.target,
+        DraftHead(bench.target, vocabulary),
+        answers.sequences,
+        answers.packed,
+        block_size=horizon,
+        max_new_tokens=answers.max_new_tokens,
+    )
+    found = []
+    for (prompt_id, turn), item in zip(answers.names, drafts, strict=True):
+        rounds = walk(item)
+        found.append(
+            Replayed(
+                task=answers.task,
+                prompt_id=prompt_id,
+                turn=turn,
+                num_tokens=len(item.answer),
+                accepted=tuple(round_.accepted for round_ in rounds),
+                depths=tuple(round_.depth for round_ in rounds),
+                slots=slots_of(rounds, item.answer.tolist()),
+                rewards=_rewards(item, [round_.committed for round_ in rounds])
+                if rewards
+                else None,
+            )
+        )
+    return found
+
+
+def _rewards(drafts: Drafts, committed: Sequence[int]) -> tuple[float | None, ...]:
+    """Chain reward of each round's block (arXiv 2606.11552, Eq. 12); None behind the answer."""
+    starts = np.cumsum([0, *committed])[:-1]
+    values = np.exp(drafts.log_q[starts].astype(np.float64).cumsum(1)).mean(1)
+    return tuple(None if math.isnan(value) else round(float(value), 5) for value in values)
+
+
+def _name(sequence: TrainingSequence) -> str:
+    """Prompts have no ids in a corpus; answers to one prompt share this."""
+    ids = ",".join(map(str, sequence.ids[: sequence.start]))
+    return hashlib.sha256(ids.encode()).hexdigest()[:16]

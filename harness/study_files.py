@@ -93,32 +93,44 @@ def is_study(directory: Path) -> bool:
     return StudyFiles(directory).study.is_file()
 
 
-def open_study(study: Study, directory: Path, environment: Mapping[str, Any]) -> StudyFiles:
-    """Make the directory of a study, or go on in the one there is.
+def prepare(directory: Path) -> StudyFiles:
+    """Make the directory of a study where there is none, with an empty file of records to lock.
+
+    Raises:
+        UserError: it holds something else, or cannot be written.
+    """
+    files = StudyFiles(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = {path.name for path in directory.iterdir()} - {files.records.name}
+        if others and not files.study.exists():
+            raise UserError(f"{directory} holds no study, but {min(others)}; name another place.")
+        files.records.touch()
+    except OSError as error:
+        raise UserError(f"{directory} cannot be written: {error.strerror}.") from error
+    return files
+
+
+def open_study(files: StudyFiles, study: Study, environment: Mapping[str, Any]) -> None:
+    """Begin a study in its directory, or go on: a torn last line is cut off.
 
     Objectives, seeds, budgets and other arms may have been added since; nothing else may differ.
 
     Raises:
         UserError: the directory holds another study, or cannot be read or written.
     """
-    files, asked = StudyFiles(directory), json.loads(json.dumps(study.describe()))
+    asked = json.loads(json.dumps(study.describe()))
     bench: dict[str, Any] = {}
     sessions: list[Mapping[str, Any]] = []
     if files.study.exists():
         found = read_facts(files)
-        _refuse_change(directory, found, asked)
+        _refuse_change(files.directory, found, asked)
         bench, sessions = dict(found.bench), list(found.sessions)
-    elif directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is no study and not empty; name another with --output-dir.")
-    body = {**asked, "bench": bench, "sessions": [*sessions, environment]}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _write(files, body)
-        files.records.touch()
+        _write(files, {**asked, "bench": bench, "sessions": [*sessions, environment]})
         cut_torn_line(files.records)
     except OSError as error:
-        raise UserError(f"{directory} cannot be written: {error.strerror}.") from error
-    return files
+        raise UserError(f"{files.directory} cannot be written: {error.strerror}.") from error
 
 
 def note_bench(files: StudyFiles, responses: str, facts: Mapping[str, Any]) -> None:

@@ -19,9 +19,10 @@ import numpy as np
 
 from harness import bootstrap
 from harness.bootstrap import MIN_CONVERSATIONS, NUM_DRAWS, FloatArray
+from harness.correlation import Correlation, clustered_correlation
 from harness.metrics import NoData
 from harness.paired import Estimate
-from harness.study_records import Measurement, Replayed
+from harness.study_records import HELD_BACK, Measurement, Replayed
 
 BySeed = Mapping[int, Measurement]
 """One recipe's measurements."""
@@ -149,10 +150,88 @@ def contrast(weights: FloatArray) -> Rule:
     return lambda values: np.asarray(values @ weights)
 
 
-# Shared with `correlation`
+# Curves and correlations
 
 
-def lengths(answers: Sequence[Replayed]) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One arm at one step."""
+
+    step: int
+    loss: float | None
+    train_time_tau: float | None
+    tau: float
+    """Replayed, on held-back prompts."""
+    num_answers: int
+
+
+def curve(measurements: Sequence[Measurement]) -> list[Point]:
+    """One arm over its training, on the held-back answers that were replayed at every point.
+
+    Args:
+        measurements: of one arm, with the block size it was trained with.
+    """
+    tables = [_by_answer(item, HELD_BACK) for item in measurements]
+    shared = set.intersection(*(set(table) for table in tables)) if tables else set()
+    points = []
+    for item, table in zip(measurements, tables, strict=True):
+        tokens, rounds = _length([table[key] for key in shared])
+        if rounds:
+            points.append(
+                Point(
+                    step=item.step,
+                    loss=item.loss,
+                    train_time_tau=item.train_time_tau,
+                    tau=tokens / rounds,
+                    num_answers=len(shared),
+                )
+            )
+    return sorted(points, key=lambda point: point.step)
+
+
+def reward_correlation(measurements: Sequence[Measurement]) -> Correlation:
+    """Chain reward of each round's block against the draft tokens it had accepted.
+
+    Blocks that reach over the end of an answer are left out.
+
+    Args:
+        measurements: of one objective; seeds are pooled, conversations drawn.
+
+    Raises:
+        NoData: too few conversations, or numbers that do not vary.
+    """
+    rewards: list[float] = []
+    accepted: list[int] = []
+    prompts: list[str] = []
+    for measurement in measurements:
+        for item in measurement.replayed:
+            for reward, kept in zip(item.rewards or (), item.accepted, strict=False):
+                if reward is not None:
+                    rewards.append(reward)
+                    accepted.append(kept)
+                    prompts.append(f"{item.task}/{item.prompt_id}")
+    return clustered_correlation(rewards, accepted, prompts)
+
+
+def proxy_correlation(curves: Sequence[Sequence[Point]]) -> Correlation:
+    """Train-time τ against replayed τ; whole arms are drawn.
+
+    Args:
+        curves: the points of each arm that are compared.
+
+    Raises:
+        NoData: too few arms, or numbers that do not vary.
+    """
+    pairs = [
+        (point.train_time_tau, point.tau, arm)
+        for arm, points in enumerate(curves)
+        for point in points
+        if point.train_time_tau is not None
+    ]
+    return clustered_correlation(*([pair[i] for pair in pairs] for i in range(3)))
+
+
+def _length(answers: Sequence[Replayed]) -> tuple[float, float]:
     """Tokens committed by rounds, and the rounds."""
     return sum(item.num_tokens - 1 for item in answers), sum(len(item.accepted) for item in answers)
 
@@ -168,7 +247,7 @@ def _sums(recipes: Sequence[Sequence[Measurement]], task: str) -> FloatArray:
     for row, recipe in enumerate(tables):
         for column, table in enumerate(recipe):
             for key in shared:
-                found[row, column, places[key[0]]] += lengths([table[key]])
+                found[row, column, places[key[0]]] += _length([table[key]])
     if not shared or not found[..., 1].sum(2).all():
         raise NoData(f"no answer of {task} with rounds that all recipes have")
     return found

@@ -40,9 +40,9 @@ class Replayed:
     """Draft tokens offered by each round."""
     slots: Slots
     """What became of the slots of all rounds."""
-    rewards: tuple[float, ...] | None = None
-    """Chain reward of the block of each round (arXiv 2606.11552, Eq. 12), of one block; None where
-    it was not asked for."""
+    rewards: tuple[float | None, ...] | None = None
+    """Chain reward of each round's block (arXiv 2606.11552, Eq. 12), None for a block that reaches
+    over the end of the answer; None as a whole where it was not asked for."""
 
     def __post_init__(self) -> None:
         _require(self.turn >= 1 and self.num_tokens >= 1, "an answer has a turn and a token")
@@ -68,7 +68,7 @@ class Replayed:
         if self.rewards is not None:
             _require(
                 len(self.rewards) == len(self.accepted)
-                and all(math.isfinite(r) and 0 <= r <= 1 for r in self.rewards),
+                and all(r is None or 0 <= r <= 1 for r in self.rewards),
                 "a chain reward a round, between 0 and 1",
             )
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from harness import provenance
 from harness.errors import UserError
 from harness.progress import say
-from harness.run_files import alone_on
+from harness.run_files import locked
 from harness.study import Arm, Recipe, Responses, Study
-from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study
+from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study, prepare
 from harness.study_records import Finished, Measurement, finished, key_of, read_study_records
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
     if shards.place().size > 1:
         raise UserError("harness study runs in one process; start it without a launcher.")
     runs = _runs(study)
-    files = open_study(study, directory, provenance.environment(argv))
-    with alone_on(files.study, f"study {directory}"), StudyWriter(files.records) as writer:
-        _Session(study, files, writer, runs).work()
+    files = prepare(directory)
+    with locked(files.records, f"study {directory}"):
+        open_study(files, study, provenance.environment(argv))
+        with StudyWriter(files.records) as writer:
+            _Session(study, files, writer, runs).work()
     return files
 
 
@@ -156,6 +158,7 @@ class _Session:
     ) -> None:
         from harness.study_answers import replayed
 
+        measure = self.study.measure
         trained = horizon == arm.recipe.block_size
         last = variant.history[-1] if trained and variant.history else {}
         model = variant.export(bench.corpus.scale)
@@ -168,7 +171,7 @@ class _Session:
             replayed=tuple(
                 item
                 for part in answers
-                for item in replayed(model, bench, part, horizon, rewards=trained)
+                for item in replayed(model, bench, part, measure, horizon, rewards=trained)
             ),
         )
         self.writer.append(record)

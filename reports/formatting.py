@@ -60,6 +60,13 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−") if value else "0.0"
 
 
+def points_interval(low: float | None, high: float | None) -> str:
+    """Both ends of an interval of `points`; empty where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
+
+
 def rate(value: float | None) -> str:
     """Tokens a second."""
     if value is None:

@@ -75,7 +75,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
     if not train:
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
     digest = corpus_digest(sequences)
-    features = _features(config, target, sequences, layers, weights, digest)
+    features = target_features(config, target, sequences, layers)
     vocabulary, coverage = torch.arange(target.vocab_size), 1.0
     if config.train_vocab_size:
         ids, coverage = frequent_tokens([sequences[i] for i in train], config.train_vocab_size)
@@ -118,14 +118,14 @@ def _sequences(
     return sequences, kept
 
 
-def _features(
+def target_features(
     config: TrainConfig,
     target: TransformersTarget,
     sequences: Sequence[TrainingSequence],
     layers: Sequence[int],
-    weights: str,
-    digest: str,
 ) -> Features:
+    """The target's features of ``sequences``, kept or computed as ``config.features`` says."""
+    weights, digest = target.describe()["weights_sha256"], corpus_digest(sequences)
     name = hashlib.sha256(f"{weights} {list(layers)} {digest} {target.dtype}".encode()).hexdigest()
 
     def compute(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

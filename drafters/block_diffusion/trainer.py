@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +73,8 @@ def train_variants(
     config: TrainConfig,
     objectives: Mapping[str, Objective],
     snapshots: Path | None = None,
+    num_measurements: int = _EVALS,
+    watch: Callable[[Sequence[Variant]], object] = lambda variants: None,
 ) -> list[Variant]:
     """Train one variant an objective, in step on the same batches; goes on from snapshots.
 
@@ -81,6 +83,9 @@ def train_variants(
         config: of these variants; seed, steps and shape may differ from call to call.
         objectives: by name.
         snapshots: where they are kept; by default the user cache.
+        num_measurements: on held-back prompts, over the training.
+        watch: called with the variants that were just measured, before they are saved; after a
+            kill it may see a step again.
     """
     root = user_cache() / "training" if snapshots is None else snapshots
     variants = [
@@ -92,7 +97,7 @@ def train_variants(
             "the processes found different snapshots to go on from; HARNESS_CACHE_DIR must be a "
             "directory that all hosts share."
         )
-    _run(variants, config, bench)
+    _run(variants, config, bench, max(1, config.steps // num_measurements), watch)
     return variants
 
 
@@ -118,7 +123,13 @@ def _variant(
     return variant
 
 
-def _run(variants: list[Variant], config: TrainConfig, bench: Workbench) -> None:
+def _run(
+    variants: list[Variant],
+    config: TrainConfig,
+    bench: Workbench,
+    every: int,
+    watch: Callable[[Sequence[Variant]], object],
+) -> None:
     """Take every variant to the last step; those behind catch up first, on the same batches.
 
     Raises:
@@ -129,7 +140,6 @@ def _run(variants: list[Variant], config: TrainConfig, bench: Workbench) -> None
         return
     is_first = bench.replicas.place.is_first
     order = itertools.islice(bench.order(config), first, None)
-    every = max(1, config.steps // _EVALS)
     bar = tqdm(
         total=config.steps,
         initial=first,
@@ -145,7 +155,9 @@ def _run(variants: list[Variant], config: TrainConfig, bench: Workbench) -> None
                 if variant.step == step:
                     _step(variant, config, passes, bench)
             if (step + 1) % every == 0 or last:
-                measure([v for v in variants if v.step == step + 1], bench, config)
+                measured = [v for v in variants if v.step == step + 1]
+                measure(measured, bench, config)
+                watch(measured)
             bar.update()
             bar.set_postfix_str(_summary(variants))
             # One process's signal is all processes': they must stop at the same step.
