@@ -43,6 +43,19 @@ def test_a_resample_is_its_pairs_written_out():
     assert found == pytest.approx(expected)
 
 
+def test_the_interval_is_the_middle_of_the_resamples(monkeypatch):
+    monkeypatch.setattr(correlation, "NUM_DRAWS", 50)
+    x, y, clusters = pairs(4)
+    shuffled = np.random.default_rng(1).permutation(len(x))
+    found = clustered_correlation(x[shuffled], y[shuffled], clusters[shuffled] + 7)
+    draws = np.random.default_rng(8).multinomial(8, [1 / 8] * 8, size=50)
+    values = []
+    for counts in draws:
+        rows = np.repeat(np.arange(len(x)), counts[clusters])
+        values.append(stats.spearmanr(x[rows], y[rows]).statistic)
+    assert found.spearman_interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+
+
 def test_the_interval_widens_where_pairs_of_a_cluster_are_alike():
     draw = np.random.default_rng(0)
     x = np.repeat(draw.normal(size=20), 30)
