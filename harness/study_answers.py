@@ -77,9 +77,7 @@ def held_back_answers(bench: Workbench, measure: Measure) -> Answers:
     )
 
 
-def run_answers(
-    bench: Workbench, config: TrainConfig, measure: Measure, run: Run
-) -> list[Answers]:
+def run_answers(bench: Workbench, config: TrainConfig, measure: Measure, run: Run) -> list[Answers]:
     """Answers of a run's ``ar_loop``, first repeat, by task.
 
     Raises:

@@ -187,9 +187,7 @@ class _Session:
             config = replace(study.train, steps=most, responses=responses)
             bench = open_workbench(config)
             facts: dict[str, Any] = bench.settings(config)
-            note_bench(
-                self.files, responses, {name: facts[name] for name in ("target", "data")}
-            )
+            note_bench(self.files, responses, {name: facts[name] for name in ("target", "data")})
             self.benches[responses] = bench
         return self.benches[responses]
 

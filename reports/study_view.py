@@ -1,8 +1,8 @@
-"""A study directory as its tables see it: which recipes there are, and what was measured of them."""
+"""A study as its tables see it: which recipes there are, and what was measured of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,7 +82,9 @@ class StudyView:
     def tasks(self) -> tuple[str, ...]:
         """Tasks of runs whose answers were replayed."""
         found = dict.fromkeys(
-            item.task for by_seed in self.finals.values() for m in by_seed.values()
+            item.task
+            for by_seed in self.finals.values()
+            for m in by_seed.values()
             for item in m.replayed
         )
         return tuple(task for task in found if task != HELD_BACK)
@@ -182,3 +184,8 @@ def difference_cell(found: Tau | None, rule: study_metrics.Rule) -> Cell:
 
 def _count(value: int | None) -> Cell:
     return Cell(text=form.BLANK) if value is None else Cell(text=form.count(value), value=value)
+
+
+def facts_of(row: Mapping[str, Any]) -> str:
+    """Equal for objectives of equal numbers, however they were written."""
+    return repr(sorted((name, float(v) if type(v) is int else v) for name, v in row.items()))
