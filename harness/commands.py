@@ -20,6 +20,7 @@ from harness.config import (
     ReportConfig,
     RunConfig,
     ScoreConfig,
+    StudyCommand,
     TrainCommand,
     VerifyConfig,
 )
@@ -177,13 +178,43 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _study(arguments: list[str]) -> int:
+    """Train objectives over seeds and budgets from one TOML file, replay and compare them."""
+    command = _parse(StudyCommand, arguments, "study")
+    for path in command.plugin:
+        registry.load_plugin(path)
+    from harness.study import read_study
+    from harness.study_runner import run_study
+
+    study = read_study(command.study)
+    directory = command.output_dir or Path("studies") / command.study.stem
+    run_study(study, directory, ["study", *arguments])
+    _publish_study(directory, directory)
+    return 0
+
+
+def _publish_study(directory: Path, output_dir: Path) -> None:
+    from reports.study_page import write_study
+
+    markdown, html = write_study(directory, output_dir)
+    print(markdown.read_text(encoding="utf-8"))
+    summary = {"study_dir": directory, "study_md": markdown, "study_html": html}
+    print(json.dumps({name: str(path) for name, path in summary.items()}))
+
+
 def _report(arguments: list[str]) -> int:
-    """Rebuild leaderboards from records; needs no torch."""
+    """Rebuild leaderboards, or the report of a study, from records; needs no torch."""
+    from harness.study_files import is_study
     from reports.render import write_leaderboard
 
     config = _parse(ReportConfig, arguments, "report")
     if not config.run_dirs:
         raise UserError("report needs a run directory; write python -m harness report DIR.")
+    if any(map(is_study, config.run_dirs)):
+        if len(config.run_dirs) > 1:
+            raise UserError("report takes one study at a time, and no runs beside it.")
+        _publish_study(config.run_dirs[0], config.output_dir or config.run_dirs[0])
+        return 0
     output_dir = config.output_dir or config.run_dirs[0]
     markdown, html = write_leaderboard(config.run_dirs, output_dir)
     print(markdown.read_text(encoding="utf-8"))
@@ -278,6 +309,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "score": _score,
     "train": _train,
+    "study": _study,
     "report": _report,
     "compare": _compare,
     "quality": _quality,

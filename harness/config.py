@@ -122,6 +122,18 @@ class TrainCommand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Train every arm that a study file asks for, replay it, and report; goes on where stopped."""
+
+    study: Positional[Annotated[Path, arg(metavar="STUDY.toml")]]
+    """What to train and how to measure it; paths in it are relative to the working directory."""
+    output_dir: Path | None = None
+    """Directory of the study; by default studies/ and the name of the file."""
+    plugin: Plugins = ()
+    """Python files whose tables add targets, tasks or objectives."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListConfig:
     """Show every drafter, target, task, objective and preset."""
 
@@ -157,12 +169,12 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Rebuild the leaderboard of finished or partial runs."""
+    """Rebuild the leaderboard of finished or partial runs, or the report of one study."""
 
     run_dirs: Positional[Annotated[tuple[Path, ...], arg(metavar="DIR [DIR ...]")]]
-    """Run directories to read together."""
+    """Run directories to read together, or the directory of a study."""
     output_dir: Path | None = None
-    """Where leaderboard.md and leaderboard.html go; by default the first run directory."""
+    """Where the pages go; by default the first directory."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import provenance
 from harness.errors import UserError
+from harness.interrupt import sigterm_as_ctrl_c
 from harness.progress import say
 from harness.run_files import locked
 from harness.study import Arm, Recipe, Responses, Study
@@ -43,7 +44,7 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
         raise UserError("harness study runs in one process; start it without a launcher.")
     runs = _runs(study)
     files = prepare(directory)
-    with locked(files.records, f"study {directory}"):
+    with sigterm_as_ctrl_c(), locked(files.records, f"study {directory}"):
         open_study(files, study, provenance.environment(argv))
         with StudyWriter(files.records) as writer:
             _Session(study, files, writer, runs).work()

@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from harness.errors import UserError
 from harness.whole_file import write_text
-from reports import details, evidence, markdown
+from reports import details, evidence
 from reports import formatting as form
 from reports.definitions import DEFINITIONS
 from reports.draws_table import draws_table
 from reports.grid import Table
 from reports.group import Comparison
 from reports.leaderboard import lead, main_table, notes
+from reports.page import render
 from reports.quality import quality_table
 from reports.run import comparable_groups, load_run
 from reports.spread_tables import repeat_table, seed_table
@@ -72,17 +71,7 @@ def leaderboard_text(run_dirs: Sequence[Path]) -> str:
 
 
 def _render(template: str, sections: Sequence[Section]) -> str:
-    environment = Environment(
-        loader=PackageLoader("reports"),
-        autoescape=template.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["md"] = markdown.escape
-    environment.filters["md_table"] = markdown.table
-    return environment.get_template(template).render(sections=sections, definitions=DEFINITIONS)
+    return render(template, sections=sections, definitions=DEFINITIONS)
 
 
 def _sections(run_dirs: Sequence[Path]) -> list[Section]:

@@ -1,4 +1,4 @@
-"""The 2³ factorial of a study: effects of the three interventions, and whether their gains add up."""
+"""The 2³ factorial of a study: effects of the interventions, and whether their gains add up."""
 
 from __future__ import annotations
 

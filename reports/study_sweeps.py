@@ -1,4 +1,4 @@
-"""Sweeps of a study: objectives along one number, axes, block sizes in use, responses trained on."""
+"""Sweeps of a study: along one number or axis, block sizes in use, responses trained on."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""Templates to pages: Markdown, and HTML that needs nothing else."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from reports import markdown
+
+
+def render(template: str, **values: object) -> str:
+    """The page that a template makes of ``values``; HTML is escaped."""
+    environment = Environment(
+        loader=PackageLoader("reports"),
+        autoescape=template.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["md"] = markdown.escape
+    environment.filters["md_table"] = markdown.table
+    return environment.get_template(template).render(**values)
