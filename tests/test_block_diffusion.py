@@ -170,7 +170,7 @@ def test_gathered_attention_equals_one_dense_mask(model, name):
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", MANY)
 def test_flex_attention_equals_gathered(model, name, monkeypatch):
-    """Values: flex attention has no backward pass on a CPU (tests/test_gpu.py has the gradients)."""
+    """Values: flex attention has no backward pass on a CPU (gradients: test_gpu.py)."""
     noise, features, blocks = batch(model, MANY[name])
     with torch.no_grad():
         given = (noise.float(), features.float(), blocks)

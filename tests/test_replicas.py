@@ -62,7 +62,7 @@ def flags(tmp_path: Path) -> list[str]:
 
 def outcome(
     root: Path,
-) -> tuple[dict[str, torch.Tensor], dict[str, list[float]], dict[str, object]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, list[float]], dict[str, Any]]:
     """Weights, curves and record of the combined drafter."""
     body = json.loads((root / "combined" / "training.json").read_text())
     names = body["measured"][0].keys()
