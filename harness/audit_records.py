@@ -6,14 +6,14 @@ Verdicts are derived in `harness.verdicts` alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.findings import read_findings, tokens_sha256
+from harness.records import Generation, Key, RecordKey, key_of
 from harness.typed_json import typed, versioned
 
 SCHEMA_VERSION = 1
@@ -110,12 +110,6 @@ def make_audit(
     )
 
 
-def tokens_sha256(generation: Generation, ar_loop: Generation) -> str:
-    """Digest of the tokens that an audit is about."""
-    both = [generation.prompt_sha256, generation.new_tokens, ar_loop.new_tokens]
-    return hashlib.sha256(json.dumps(both).encode()).hexdigest()
-
-
 def ar_loop_of(
     generation: Generation, answers: Mapping[RecordKey, Generation]
 ) -> Generation | None:
@@ -142,26 +136,17 @@ def from_json(line: str) -> Audit:
 
 
 def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:
-    """Audits of ``generations``, the last of each; none where there is no file.
+    """Audits of the tokens that ``generations`` hold, as `harness.findings.read_findings` has it.
 
-    A torn last line is left out, and so is what was said of other tokens than the records hold.
-
-    Raises:
-        ValueError: a malformed line; the message names file and line.
-        OSError: the file cannot be read.
+    Those of ``ar_loop`` beside an answer must be the same, too.
     """
-    if not path.exists():
-        return {}
     answers = {key_of(item): item for item in generations}
-    found: dict[RecordKey, Audit] = {}
-    for audit in read_lines(path, from_json):
-        generation = answers.get(key_of(audit))
-        own = None if generation is None else ar_loop_of(generation, answers)
-        if generation is None or own is None:
-            continue
-        if audit.tokens_sha256 == tokens_sha256(generation, own):
-            found[key_of(audit)] = audit
-    return found
+
+    def belongs(audit: Audit, generation: Generation) -> bool:
+        ar_loop = ar_loop_of(generation, answers)
+        return ar_loop is not None and audit.tokens_sha256 == tokens_sha256(generation, ar_loop)
+
+    return read_findings(path, from_json, generations, belongs)
 
 
 def _require(condition: bool, message: str) -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from harness import run_files
 from harness.audit import WIDER, deviations
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.findings import found_before
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -31,7 +31,8 @@ from targets.base import Scorer, StepScorer, Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
 
-T = TypeVar("T")
+AUDIT_ANEW = "remove the file to audit the run anew."
+"""What to do where earlier audits cannot be read."""
 
 
 class NotAudited(UserError):
@@ -63,7 +64,7 @@ def audit_answers(
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
         UserError: prompts or tokens that do not belong together, or unreadable files.
     """
-    found = there_already(path, lambda: read_audits(path, generations))
+    found = found_before(path, lambda: read_audits(path, generations), "audit", AUDIT_ANEW)
     answers = {key_of(item): item for item in generations}
     left = [item for key, item in answers.items() if key not in found and ar_loop_of(item, answers)]
     if not left:
@@ -94,20 +95,6 @@ def verify_run(
     again = reload_run(config, data_dir)
     exact = bool(config["target"].get("exact_rows"))
     return audit_answers(again.options, again.target, again.tasks, generations, path, exact=exact)
-
-
-def there_already(path: Path, read: Callable[[], dict[RecordKey, T]]) -> dict[RecordKey, T]:
-    """What ``read`` finds at ``path``, behind whose last whole line more can be appended.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        if path.exists() and (torn := run_files.cut_torn_line(path)):
-            say(f"cut off a torn last audit ({torn} bytes)")
-        return read()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{error}; remove the file to audit the run anew.") from error
 
 
 def _load_wider(options: TargetOptions) -> Target:

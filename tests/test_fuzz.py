@@ -45,9 +45,10 @@ from harness.config import (
     RunConfig,
     VerifyConfig,
 )
-from harness.draws import Draws, tokens_sha256
+from harness.draws import Draws
 from harness.draws import to_json as draws_to_json
 from harness.errors import UserError
+from harness.findings import tokens_sha256
 from harness.records import (
     FinishReason,
     Generation,
