@@ -73,7 +73,4 @@ def test_digests_are_those_of_older_runs() -> None:
     """Another way of taking them would have every run audited anew."""
     own, other = generation(num_new_tokens=3), generation(num_new_tokens=2)
     assert tokens_sha256(own)[:16] == "dd85bd28d8612bf2"
-    assert (
-        tokens_sha256(own, other)
-        == "346830101a9d7a423d88c97594ecaa85413b6b118795aaec57ba5aadd3ea1270"
-    )
+    assert tokens_sha256(own, other)[:16] == "346830101a9d7a42"
