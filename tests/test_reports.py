@@ -72,6 +72,9 @@ def training() -> dict[str, Any]:
             "seed": 0,
             "train_vocab_size": 8192,
             "data": {"name": "corpus", "sha256": DIGEST, "vocabulary": 8192},
+            "name": "combined",
+            "hardware": ENVIRONMENT["hardware"],
+            "versions": ENVIRONMENT["versions"],
         },
     }
 
