@@ -54,6 +54,9 @@ class Audit(Key):
     """In order of position."""
     promised: bool = False
     """Whether the run was in exact mode, which promises ``ar_loop``'s tokens."""
+    wrong_end: str = ""
+    """How its end breaks the rules of stopping; empty where it does not, and in older audits, which
+    did not look."""
 
     def __post_init__(self) -> None:
         shorter = min(self.num_tokens, self.num_ar_loop_tokens)
@@ -86,6 +89,7 @@ def make_audit(
     deviations: Sequence[Deviation],
     *,
     exact: bool = False,
+    wrong_end: str = "",
 ) -> Audit:
     """The record of ``generation``, compared with the answer of ``ar_loop``.
 
@@ -107,6 +111,7 @@ def make_audit(
         first_divergence=divergence,
         deviations=tuple(deviations),
         promised=exact and generation.rounds is not None,
+        wrong_end=wrong_end,
     )
 
 

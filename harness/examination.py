@@ -111,10 +111,15 @@ def _audit_greedy(
 ) -> int | None:
     from harness.auditor import NotAudited, audit_answers
 
-    exact = plan.config.exact
     try:
         audits = audit_answers(
-            plan.target, target, plan.tasks, generations, files.audit, exact=exact
+            plan.target,
+            target,
+            plan.tasks,
+            generations,
+            files.audit,
+            max_new_tokens=plan.max_new_tokens,
+            exact=plan.config.exact,
         )
     except NotAudited as error:  # what was audited before is judged all the same
         say(str(error))

@@ -215,8 +215,8 @@ def mismatch_table(group: Comparison) -> Table | None:
     return Table(
         title="MISMATCH",
         note="Answers with a token that noise does not explain: the first such position, counted "
-        "from 0. Without a position every token stands; the answer ends where ar_loop's does not, "
-        "or is another although exact mode promised the same.",
+        "from 0. Without a position every token stands; the answer ends where it must not, or "
+        "is another although exact mode promised the same.",
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),
