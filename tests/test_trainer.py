@@ -21,6 +21,7 @@ from drafters.block_diffusion.data import batches
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.features import FeatureStore, LiveFeatures
 from drafters.block_diffusion.model import build_target_layer_ids
+from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
 from drafters.block_diffusion.variant import (
@@ -226,7 +227,7 @@ def test_passes_of_a_step_add_up(config, monkeypatch):
     """Two passes weigh by their blocks; with one term and full blocks that is one pass."""
     bench = open_workbench(config)
     indices = next(bench.order(config))
-    head, objective = bench.head, trainer.OBJECTIVES["uniform"]
+    head, objective = bench.head, OBJECTIVES["uniform"]
     model = initial_model(drafter_config(bench.target, config), head, 0, torch.float32)
 
     def gradient(config):

@@ -16,7 +16,7 @@ from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.data import draw_anchors
 from drafters.block_diffusion.head import is_argmax
-from drafters.block_diffusion.objectives import OBJECTIVES, Objective, objective_loss
+from drafters.block_diffusion.objectives import FIVE, Objective, objective_loss
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
 from drafters.block_diffusion.variant import (
@@ -103,7 +103,7 @@ def train_variants(
 
 def _objectives(names: str) -> dict[str, Objective]:
     if names == "all":
-        return dict(OBJECTIVES)
+        return dict(FIVE)
     wanted = dict.fromkeys(name.strip() for name in names.split(","))
     return {name: registry.load("objectives", name) for name in wanted}
 
