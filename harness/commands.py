@@ -173,8 +173,6 @@ def _train(arguments: list[str]) -> int:
 def _study(arguments: list[str]) -> int:
     """Train objectives over seeds and budgets from one TOML file, replay and compare them."""
     command = _parse(StudyCommand, arguments, "study")
-    for path in command.plugin:
-        registry.load_plugin(path)
     from harness.study import read_study
     from harness.study_runner import run_study
 

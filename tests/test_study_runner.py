@@ -1,0 +1,337 @@
+"""A study of a tiny model end to end: trained in step, stopped anywhere, replayed as decoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from drafters.block_diffusion import trainer
+from harness.cli import main
+from harness.records import Generation, read_records
+from harness.study_files import StudyFiles, StudyWriter
+from harness.study_records import Finished, Measurement, key_of, read_study_records
+from tests.tiny_model import write_model, write_prompts
+
+PLUGIN = Path(__file__).parent / "plugins" / "my_counter.py"
+
+STUDY = """
+[train]
+target = "{model}"
+data = "{data}"
+batch_size = 2
+num_anchors = 4
+block_size = 4
+num_layers = 1
+num_features = 2
+train_vocab_size = 0
+max_new_tokens = 20
+held_back = 0.3
+dtype = "float32"
+device = "cpu"
+save_every = 2
+[arms]
+objectives = ["uniform", "combined"]
+seeds = [0, 1]
+steps = [3, 6]
+[measure]
+held_back = 5
+horizons = [6]
+runs = [{runs}]
+max_new_tokens = 16
+curve_points = 3
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Responses and features, made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(cache: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(cache))
+    monkeypatch.delenv("HARNESS_DATA_DIR", raising=False)
+    torch.set_num_threads(1)
+
+
+def decode(tiny: Path, place: Path, *drafters: str) -> Path:
+    """A greedy run on the toy task; its directory."""
+    arguments = [
+        *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
+        *("--drafter", ",".join(drafters), "--baseline", "ar_loop", "--dtype", "float32"),
+        *("--device", "cpu", "--max-new-tokens", "18", "--output-dir", str(place)),
+    ]
+    assert main(arguments) == 0
+    (directory,) = place.iterdir()
+    return directory
+
+
+@pytest.fixture
+def file(tiny: Path, tmp_path: Path) -> Path:
+    run = decode(tiny, tmp_path / "runs", "ngram")
+    path = tmp_path / "toy.toml"
+    data = write_prompts(tmp_path / "prompts.jsonl")
+    path.write_text(STUDY.format(model=tiny, data=data, runs=f'"{run}"'), encoding="utf-8")
+    return path
+
+
+def study(file: Path, place: Path) -> int:
+    return main(["study", "--plugin", str(PLUGIN), str(file), "--output-dir", str(place)])
+
+
+def records(place: Path) -> dict[object, object]:
+    """What a study found, less what the clock says."""
+    found = read_study_records(StudyFiles(place).records)
+    return {
+        key_of(item): dataclasses.replace(item, train_s=0.0) if isinstance(item, Finished) else item
+        for item in found
+    }
+
+
+def test_a_study_end_to_end(
+    file: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(file, tmp_path / "s") == 0
+    out = capsys.readouterr().out
+    assert Path(json.loads(out.splitlines()[-1])["study_md"]) == tmp_path / "s" / "study.md"
+    assert "## Gain over uniform against budget" in out
+    found = read_study_records(StudyFiles(tmp_path / "s").records)
+    done = [item for item in found if isinstance(item, Finished)]
+    assert [(d.arm.recipe.objective, d.arm.seed, d.arm.recipe.steps) for d in done] == [
+        (name, seed, steps)
+        for steps in (3, 6)
+        for seed in (0, 1)
+        for name in ("uniform", "combined")
+    ]
+    assert len({d.weights_sha256 for d in done}) == len(done)
+    measured = [item for item in found if isinstance(item, Measurement)]
+    # Two points on the way, and the end at both block sizes.
+    assert len(measured) == 8 * (2 + 2)
+    ends = [item for item in measured if item.step == item.arm.recipe.steps]
+    for item in ends:
+        assert {answer.task for answer in item.replayed} == {"held_back", "counting"}
+        assert sum(answer.task == "counting" for answer in item.replayed) == 5
+        trained = item.horizon == 4
+        assert (item.loss is not None) == (item.train_time_tau is not None) == trained
+        assert all((answer.rewards is not None) == trained for answer in item.replayed)
+    assert not (tmp_path / "s" / "snapshots").exists()
+    replayed_as_decoded(tiny, tmp_path, done, ends)
+
+
+def replayed_as_decoded(
+    tiny: Path, tmp_path: Path, done: list[Finished], ends: list[Measurement]
+) -> None:
+    """In float32 the checkpoints decode in the very rounds that were replayed."""
+    last = [item for item in done if item.arm.recipe.steps == 6]
+    names = [
+        f"{item.arm.recipe.objective}@{item.arm.seed}={tmp_path / 's' / item.checkpoint}"
+        for item in last
+    ]
+    run = decode(tiny, tmp_path / "decoded", *names)
+    decoded = [item for item in read_records(run / "records.jsonl") if isinstance(item, Generation)]
+    compared = 0
+    for item in last:
+        (end,) = [m for m in ends if m.arm == item.arm and m.horizon == 4]
+        answers = {(a.prompt_id, a.turn): a for a in end.replayed if a.task == "counting"}
+        method = f"{item.arm.recipe.objective}@{item.arm.seed}"
+        for generation in decoded:
+            if generation.method == method:
+                answer = answers[generation.prompt_id, generation.turn]
+                rounds = generation.rounds or ()
+                # The study's limit is 16, the run's 18: the rounds before either end agree.
+                before = [r.accepted for r in rounds][: len(answer.accepted) - 2]
+                assert list(answer.accepted)[: len(before)] == before
+                compared += len(before)
+    assert compared > 50
+
+
+def test_the_loss_is_the_trainings_own(file: Path, tmp_path: Path) -> None:
+    assert study(file, tmp_path / "s") == 0
+    for record in read_study_records(StudyFiles(tmp_path / "s").records):
+        if isinstance(record, Finished):
+            path = tmp_path / "s" / record.checkpoint / "training.json"
+            history = json.loads(path.read_text(encoding="utf-8"))["measured"]
+            points = [
+                (m.step, m.loss, m.train_time_tau)
+                for m in records(tmp_path / "s").values()
+                if isinstance(m, Measurement) and m.arm == record.arm and m.horizon == 4
+            ]
+            assert points == [(h["step"], h["loss"], h["train_time_tau"]) for h in history]
+
+
+class Killed(BaseException):
+    """What no code catches."""
+
+
+def kill_at_step(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    step, calls = trainer._step, []
+
+    def dying(*args: object) -> None:
+        calls.append(None)
+        if len(calls) == count:
+            raise Killed
+        step(*args)
+
+    monkeypatch.setattr(trainer, "_step", dying)
+
+
+def kill_at_record(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Dies in the middle of a line."""
+    write, calls = StudyWriter.write, []
+
+    def dying(self: StudyWriter, text: str) -> None:
+        calls.append(None)
+        if len(calls) == count:
+            self._file.write(text[: len(text) // 2].encode())
+            raise Killed
+        write(self, text)
+
+    monkeypatch.setattr(StudyWriter, "write", dying)
+
+
+def test_stopped_anywhere_it_ends_the_same(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert study(file, tmp_path / "whole") == 0
+    place = tmp_path / "stopped"
+    for kill, count in (
+        (kill_at_step, 4),
+        (kill_at_record, 2),
+        (kill_at_record, 5),
+        (kill_at_step, 9),
+        (kill_at_record, 9),
+    ):
+        with monkeypatch.context() as patch:
+            kill(patch, count)
+            with pytest.raises(Killed):
+                study(file, place)
+    before = records(place)
+    assert any(isinstance(item, Finished) for item in before.values())
+    assert study(file, place) == 0
+    whole, resumed = records(tmp_path / "whole"), records(place)
+    assert resumed == whole
+    for item in whole.values():
+        if isinstance(item, Finished):
+            weights = [
+                load_file(root / item.checkpoint / "model.safetensors")
+                for root in (tmp_path / "whole", place)
+            ]
+            assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    pages = [(root / "study.md").read_text("utf-8") for root in (tmp_path / "whole", place)]
+    assert "Sessions: 6" in pages[1] and "Sessions: 1" in pages[0]
+
+
+def test_what_is_done_is_left_alone_and_arms_may_be_added(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = file.read_text(encoding="utf-8").replace("steps = [3, 6]", "steps = [3]")
+    file.write_text(text.replace("seeds = [0, 1]", "seeds = [0]"), encoding="utf-8")
+    place = tmp_path / "s"
+    assert study(file, place) == 0
+    first = records(place)
+    stamps = {path: path.stat().st_mtime_ns for path in place.glob("checkpoints/*/*")}
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)  # nothing is trained again
+        assert study(file, place) == 0
+    file.write_text(text, encoding="utf-8")
+    assert study(file, place) == 0
+    both = records(place)
+    assert {key: both[key] for key in first} == first and len(both) == 2 * len(first)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("batch_size = 2", "batch_size = 3"), "train.batch_size was 2 and is now 3"),
+        (("held_back = 5", "held_back = 4"), "measure.held_back was 5 and is now 4"),
+        (("seeds = [0, 1]", "seeds = [1]"), "uniform, seed 0, 3 steps"),
+    ],
+)
+def test_another_study_is_refused(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: tuple[str, str],
+    words: str,
+) -> None:
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)
+        with pytest.raises(Killed):
+            study(file, tmp_path / "s")
+    file.write_text(file.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    capsys.readouterr()
+    assert study(file, tmp_path / "s") == 2
+    assert words in capsys.readouterr().err
+
+
+def test_other_data_is_refused(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(file, tmp_path / "s") == 0
+    data = tmp_path / "prompts.jsonl"
+    lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
+    data.write_text("".join(lines[1:]), encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("seeds = [0, 1]", "seeds = [0, 1, 2]"), encoding="utf-8")
+    capsys.readouterr()
+    assert study(file, tmp_path / "s") == 2
+    assert "was begun where data." in capsys.readouterr().err
+
+
+def test_a_directory_of_something_else_is_left_alone(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "mine"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    assert study(file, place) == 2
+    assert "holds no study, but notes.txt" in capsys.readouterr().err
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+
+
+def test_two_processes_do_not_share_a_study(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s").mkdir()
+    path = StudyFiles(tmp_path / "s").records
+    with path.open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert study(file, tmp_path / "s") == 2
+    assert "another process works on study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("runs", "words"),
+    [('"nowhere"', "nowhere/config.json cannot be read"), ("RUN, RUN", "holds .* twice")],
+)
+def test_a_run_that_cannot_be_replayed_is_told_before_training(
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    runs: str,
+    words: str,
+) -> None:
+    text = file.read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith("runs")]
+    own = line.partition("[")[2].rstrip("]")
+    changed = text.replace(line, f"runs = [{runs.replace('RUN', own)}]")
+    file.write_text(changed, encoding="utf-8")
+    capsys.readouterr()
+    assert study(file, tmp_path / "s") == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "s").exists()
