@@ -136,8 +136,12 @@ class Study:
 
     def name(self, arm: Arm) -> str:
         """Name of an arm's checkpoint directory; other arms in the study do not change it."""
+        return f"{arm.recipe.objective}-{self.company(arm)}"
+
+    def company(self, arm: Arm) -> str:
+        """The same for all arms that differ in their objective alone: they train in step."""
         recipe = arm.recipe
-        parts = [recipe.objective, f"seed{arm.seed}", f"steps{recipe.steps}"]
+        parts = [f"seed{arm.seed}", f"steps{recipe.steps}"]
         if recipe.block_size != self.train.block_size:
             parts.append(f"block{recipe.block_size}")
         if recipe.learning_rate != self.train.learning_rate:

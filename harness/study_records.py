@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,11 +172,6 @@ def key_of(record: StudyRecord) -> tuple[Arm, int, int]:
     if isinstance(record, Finished):
         return record.arm, -1, -1
     return record.arm, record.step, record.horizon
-
-
-def finished(records: Iterable[StudyRecord]) -> dict[Arm, Finished]:
-    """The arms that are done."""
-    return {record.arm: record for record in records if isinstance(record, Finished)}
 
 
 def _require(condition: bool, message: str) -> None:

@@ -14,9 +14,16 @@ from harness.errors import UserError
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.progress import say
 from harness.run_files import locked
-from harness.study import Arm, Recipe, Responses, Study
-from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study, prepare
-from harness.study_records import Finished, Measurement, finished, key_of, read_study_records
+from harness.study import Arm, Responses, Study
+from harness.study_files import (
+    StudyFiles,
+    StudyWriter,
+    load_results,
+    note_bench,
+    open_study,
+    prepare,
+)
+from harness.study_records import Finished, Measurement, key_of
 
 if TYPE_CHECKING:
     from drafters.block_diffusion.variant import Variant
@@ -78,21 +85,22 @@ class _Session:
         self, study: Study, files: StudyFiles, writer: StudyWriter, runs: Sequence[Run]
     ) -> None:
         self.study, self.files, self.writer, self.runs = study, files, writer, runs
-        records = read_study_records(files.records)
-        self.known = {key_of(record) for record in records}
-        self.done = finished(records)
+        results = load_results(files.directory)
+        self.known = {key_of(record) for record in results.measurements}
+        self.done = dict(results.finished)
         self.benches: dict[Responses, Workbench] = {}
         self.answers: list[Answers] = []
 
     def work(self) -> None:
         """Arm by arm; those that differ only in their objective are trained in step."""
         pending = [arm for arm in self.study.arms if arm not in self.done]
-        for _, together in itertools.groupby(pending, key=_without_objective):
-            arms = list(together)
-            self._train(arms)
+        for name, arms in itertools.groupby(pending, key=self.study.company):
+            snapshots = self.files.snapshots / name
+            self._train(list(arms), snapshots)
+            shutil.rmtree(snapshots, ignore_errors=True)
         shutil.rmtree(self.files.snapshots, ignore_errors=True)
 
-    def _train(self, arms: Sequence[Arm]) -> None:
+    def _train(self, arms: Sequence[Arm], snapshots: Path) -> None:
         from drafters.block_diffusion.trainer import train_variants
 
         study, first = self.study, arms[0]
@@ -109,7 +117,7 @@ class _Session:
             bench,
             config,
             {name: study.objectives[name] for name in by_name},
-            snapshots=self.files.snapshots,
+            snapshots=snapshots,
             num_measurements=study.measure.curve_points,
             watch=lambda measured: self._watch(measured, by_name, bench),
         )
@@ -204,7 +212,3 @@ class _Session:
                 for run in self.runs
                 for part in run_answers(bench, study.train, study.measure, run)
             ]
-
-
-def _without_objective(arm: Arm) -> tuple[Recipe, int]:
-    return replace(arm.recipe, objective=""), arm.seed
