@@ -141,9 +141,7 @@ def _theirs(options: Options, step: Step) -> Theirs:
 def _modules(checkout: Path) -> dict[str, types.ModuleType]:
     """Its two modules without the packages around them, which want engines that are not needed."""
     if not (checkout / "specforge/algorithms/common/dflash_family_model.py").is_file():
-        raise UserError(
-            f"{checkout} holds no SpecForge; clone it and give its directory."
-        )
+        raise UserError(f"{checkout} holds no SpecForge; clone it and give its directory.")
     for name in ("", ".core", ".modeling", ".modeling.draft", ".algorithms", ".algorithms.common"):
         package = types.ModuleType(f"specforge{name}")
         package.__path__ = [str(checkout / f"specforge{name}".replace(".", "/"))]
