@@ -97,8 +97,12 @@ class CorpusFiles:
         Raises:
             UserError: it cannot be written, or holds something else.
         """
-        if self.rows.exists() and not self.config.exists():
-            raise UserError(f"{self.directory} holds no corpus of harness data; name another.")
+        config_bytes = self.config.stat().st_size if self.config.exists() else 0
+        if self.rows.exists() != bool(config_bytes):
+            raise UserError(
+                f"{self.directory} holds something else than a corpus of harness data; name "
+                "another --output-dir."
+            )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self.config.touch()
@@ -113,7 +117,7 @@ class CorpusFiles:
         """
         now = json.loads(json.dumps(asked))
         try:
-            if not self.rows.exists():
+            if not self.rows.exists() or not self.rows.stat().st_size:
                 body = {"schema_version": SCHEMA_VERSION, **now}
                 # In place: other processes lock this very file.
                 self.config.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
@@ -157,23 +161,22 @@ class CorpusFiles:
         write_json(self.manifest, body)
         return body
 
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest, where there is one and it describes the rows there are."""
+        try:
+            body = versioned(self.manifest.read_text(encoding="utf-8"), SCHEMA_VERSION)
+        except (OSError, ValueError):
+            return None
+        return body if body.get("sha256") == file_digest(self.rows) else None
+
     def require_finished(self) -> None:
-        """Check that ``corpus.jsonl`` is the finished one of the manifest.
+        """Check that ``corpus.jsonl`` is the finished one that the manifest describes.
 
         Raises:
             UserError: it is not.
         """
-        try:
-            body = versioned(self.manifest.read_text(encoding="utf-8"), SCHEMA_VERSION)
-        except FileNotFoundError:
+        if self.read_manifest() is None:
             raise UserError(
-                f"the corpus in {self.directory} is not finished; call harness data again with the "
-                f"same flags, or name {self.rows} to take what is there."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.manifest} cannot be read ({error}).") from error
-        if body.get("sha256") != file_digest(self.rows):
-            raise UserError(
-                f"{self.rows} is not the file that {self.manifest.name} describes; put it back, or "
-                f"name the file itself to train on it as it is."
+                f"the corpus in {self.directory} is not finished, or was changed since; call "
+                f"harness data again with the same flags, or name {self.rows} to take it as it is."
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
@@ -62,6 +63,7 @@ class EndpointGenerator:
         self._max_context = max_context
         self._sampling = sampling or Sampling()
         self._batch_size = batch_size
+        self._open: set[http.client.HTTPConnection] = set()
         self.model = self._first_model()
 
     def generate(self, queries: Sequence[Query]) -> Iterator[tuple[int, list[int]]]:
@@ -72,19 +74,20 @@ class EndpointGenerator:
         """
         waiting = iter([i for i, query in enumerate(queries) if self._limit(query) > 0])
         under_way: dict[Future[list[int]], int] = {}
-        with ThreadPoolExecutor(self._batch_size) as pool:
-            try:
-                while True:
-                    while len(under_way) < self._batch_size:
-                        if (index := next(waiting, None)) is None:
-                            break
-                        under_way[pool.submit(self._ask, queries[index])] = index
-                    if not under_way:
-                        return
-                    for answered in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        yield under_way.pop(answered), answered.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(self._batch_size)
+        try:
+            while True:
+                while len(under_way) < self._batch_size:
+                    if (index := next(waiting, None)) is None:
+                        break
+                    under_way[pool.submit(self._ask, queries[index])] = index
+                if not under_way:
+                    return
+                for answered in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    yield under_way.pop(answered), answered.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self._hang_up()
 
     def _limit(self, query: Query) -> int:
         return min(self._max_new_tokens, self._max_context - len(query.ids))
@@ -114,7 +117,7 @@ class EndpointGenerator:
                 f"{self.url} answers without token ids ({error}); serve with vLLM 0.10.2 or later, "
                 "or leave --endpoint out."
             ) from error
-        if reason == "stop" and not (ids and ids[-1] in self._stop_ids):
+        if not ids or (reason == "stop" and ids[-1] not in self._stop_ids):
             raise UserError(
                 f"{self.url} stopped without one of the target's stop tokens; it serves another "
                 "model, or leaves stop tokens out."
@@ -135,6 +138,7 @@ class EndpointGenerator:
         secure = self._parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(self._parts.hostname or "", self._parts.port, timeout=timeout_s)
+        self._open.add(connection)
         with contextlib.closing(connection):
             try:
                 text = None if body is None else json.dumps(body)
@@ -153,6 +157,8 @@ class EndpointGenerator:
                     f"{self.url} cannot be reached ({error or type(error).__name__}); start the "
                     "server, or leave --endpoint out."
                 ) from error
+            finally:
+                self._open.discard(connection)
         if response.status != 200:
             raise UserError(
                 f"{self.url} refuses ({response.status} {response.reason}): {data[:200].strip()}"
@@ -161,3 +167,10 @@ class EndpointGenerator:
             return typed(dict[str, Any], parse_json(data), "the answer")
         except ValueError as error:
             raise UserError(f"{self.url} does not answer in JSON ({error}).") from error
+
+    def _hang_up(self) -> None:
+        """End what is under way: Python itself does not end before its threads do."""
+        for connection in list(self._open):
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)

@@ -114,14 +114,14 @@ def training_prompts(path: Path | None, responses: Responses = "target") -> Trai
 
 def in_stable_order(rows: Iterable[PromptRow], most: int | None = None) -> list[PromptRow]:
     """Rows of the first ``most`` prompts by a hash of the prompt: a fair and stable sample."""
-    ordered = sorted(rows, key=lambda row: _hash(row.prompt))
+    ordered = sorted(rows, key=lambda row: prompt_hash(row.prompt))
     kept = set(list(dict.fromkeys(row.prompt for row in ordered))[:most])
     return [row for row in ordered if row.prompt in kept]
 
 
 def is_held_back(row: PromptRow, share: float) -> bool:
     """Whether a prompt is kept out of training; depends on the prompt alone."""
-    return int(_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
+    return int(prompt_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
 
 
 def prompt_files(path: Path) -> list[Path]:
@@ -239,5 +239,6 @@ def _ids(row: Row, key: str) -> tuple[int, ...] | None:
         raise row.error(f"{key!r} should be a list of token ids ({error})") from error
 
 
-def _hash(text: str) -> str:
+def prompt_hash(text: str) -> str:
+    """SHA-256 of a prompt's text."""
     return hashlib.sha256(text.encode()).hexdigest()
