@@ -62,7 +62,7 @@ class _Clean:
         for name, task in facts["tasks"].items():
             kinds = ", ".join(f"{count} {kind}" for kind, count in task["num_removed"].items())
             yield f"task     {name}: {kinds} ({task['source']['num_rows']} prompts)"
-        yield f"removed  {facts['num_removed']} prompts that tasks ask; {len(self.prompts)} are left"
+        yield f"removed  {facts['num_removed']} prompts that tasks ask, {len(self.prompts)} left"
 
 
 def build_data(config: DataConfig) -> dict[str, Any]:

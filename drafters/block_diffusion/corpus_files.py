@@ -97,13 +97,16 @@ class CorpusFiles:
         Raises:
             UserError: it cannot be written, or holds something else.
         """
-        config_bytes = self.config.stat().st_size if self.config.exists() else 0
-        if self.rows.exists() != bool(config_bytes):
-            raise UserError(
-                f"{self.directory} holds something else than a corpus of harness data; name "
-                "another --output-dir."
-            )
         try:
+            rows, config = (
+                path.stat().st_size if path.exists() else None for path in (self.rows, self.config)
+            )
+            # Ended before there was a row, it may hold an empty file and an old configuration.
+            if rows != 0 and bool(rows) != bool(config):
+                raise UserError(
+                    f"{self.directory} holds something else than a corpus of harness data; name "
+                    "another --output-dir."
+                )
             self.directory.mkdir(parents=True, exist_ok=True)
             self.config.touch()
         except OSError as error:
@@ -119,9 +122,9 @@ class CorpusFiles:
         try:
             if not self.rows.exists() or not self.rows.stat().st_size:
                 body = {"schema_version": SCHEMA_VERSION, **now}
+                self.rows.touch()
                 # In place: other processes lock this very file.
                 self.config.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
-                self.rows.touch()
                 return
             before = versioned(self.config.read_text(encoding="utf-8"), SCHEMA_VERSION)
         except (OSError, ValueError) as error:
