@@ -348,7 +348,7 @@ def test_killed_at_some_moment_and_called_again(
     files = corpus(tmp_path)
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, *flags],
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")},
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
