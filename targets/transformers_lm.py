@@ -251,7 +251,7 @@ class TransformersTarget:
     def features_of(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, layers: Sequence[int]
     ) -> torch.Tensor:
-        """Outputs of ``layers`` side by side, without cache and LM head; fit to train on.
+        """Outputs of ``layers`` side by side, by a pass that ends there; fit to train on.
 
         Args:
             input_ids: ``[B, L]`` int64.
@@ -263,7 +263,8 @@ class TransformersTarget:
         """
         before = self._outputs.chosen
         self._outputs.choose(tuple(layers))
-        self._decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        with self._outputs.nothing_behind():
+            self._decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
         features = self._outputs.joined()
         assert features is not None
         self._outputs.choose(before)

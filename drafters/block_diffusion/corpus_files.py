@@ -12,7 +12,8 @@ from typing import Any
 from harness.errors import UserError
 from harness.line_writers import LineWriter
 from harness.records import read_lines
-from harness.run_files import cut_torn_line, first_difference
+from harness.run_files import cut_torn_line
+from harness.same_run import first_difference
 from harness.typed_json import parse_json, typed, versioned
 from harness.whole_file import write_json, write_text
 from targets.digest import file_digest
