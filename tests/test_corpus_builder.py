@@ -105,6 +105,7 @@ def test_a_corpus_is_built_and_trained_on(
         assert row["finished"] == (expected[-1] == 2)
         assert row["reference_ids"] == [*target.tokenizer("w1 w2")["input_ids"][-2:], 2]
         assert (row["source"], row["licence"], row["sample"]) == ("prompts", "CC0", 0)
+        assert row["generator"] == "target"
         assert row["sampling"] == {"temperature": 0.0, "top_p": 1.0, "top_k": 0, "seed": 0}
 
     body = manifest_of(files)

@@ -33,6 +33,8 @@ class CorpusRow:
     response_ids: tuple[int, ...]
     finished: bool
     """Whether the response ends in a stop token."""
+    generator: str | None
+    """``target`` or the server that generated it; None where it came with the prompt."""
     sampling: dict[str, Any] | None
     """Temperature, top_p, top_k and seed; None where the response came with the prompt and nothing
     was said of it."""

@@ -65,7 +65,7 @@ class RowBuilder:
             UserError: a response of another tokenizer.
         """
         rows = [
-            self._row(prompt, sample, row.response_ids or (), row.sampling)
+            self._row(prompt, sample, row.response_ids or (), None, row.sampling)
             for prompt in self.prompts
             for sample, row in enumerate(prompt.responses)
             if (prompt.prompt, sample) not in self._rows
@@ -98,21 +98,21 @@ class RowBuilder:
             UserError: no memory, no disk, or a server that fails.
         """
         if not missing:
-            return {"generator": None, "num_responses": 0}
+            return {"num_responses": 0}
         generator, name = self._generator()
         sampling = dataclasses.asdict(self.config.sampling)
         num_tokens = num_responses = 0
         started = time.perf_counter()
         with Progress(len(missing), "responses") as bar, self._told(missing):
             for index, ids in generator.generate([item.query for item in missing]):
-                row = self._row(missing[index].prompt, missing[index].sample, ids, sampling)
+                made = missing[index]
+                row = self._row(made.prompt, made.sample, ids, name, sampling)
                 writer.append(row)
                 self._rows[row.prompt, row.sample] = row
                 num_responses, num_tokens = num_responses + 1, num_tokens + len(ids)
                 bar.step(f"{num_tokens / (time.perf_counter() - started):.0f} tokens/s")
         wall_s = time.perf_counter() - started
         return {
-            "generator": name,
             "num_responses": num_responses,
             "num_tokens": num_tokens,
             "wall_s": round(wall_s, 1),
@@ -158,6 +158,7 @@ class RowBuilder:
         prompt: SourcedPrompt,
         sample: int,
         ids: Sequence[int],
+        generator: str | None,
         sampling: Mapping[str, Any] | None,
     ) -> CorpusRow:
         if max(ids) >= self.target.vocab_size:
@@ -172,6 +173,7 @@ class RowBuilder:
             licence=prompt.licence,
             response_ids=tuple(ids),
             finished=ids[-1] in self.target.stop_ids,
+            generator=generator,
             sampling=None if sampling is None else dict(sampling),
             sample=sample,
             reference_ids=self._reference(prompt),

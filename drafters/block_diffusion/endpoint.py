@@ -161,7 +161,8 @@ class EndpointGenerator:
                 self._open.discard(connection)
         if response.status != 200:
             raise UserError(
-                f"{self.url} refuses ({response.status} {response.reason}): {data[:200].strip()}"
+                f"{self.url} refuses ({response.status} {response.reason}: {data[:200].strip()}); "
+                "see the server's log."
             )
         try:
             return typed(dict[str, Any], parse_json(data), "the answer")
