@@ -307,7 +307,7 @@ def _no_hub(*arguments: object, **options: object) -> str:
 @pytest.fixture(scope="module")
 def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The files of a finished corpus, as JSON values."""
-    files = CorpusFiles(tmp_path_factory.mktemp("corpus"))
+    files = CorpusFiles(tmp_path_factory.mktemp("corpus") / "whole")
     row = CorpusRow(
         prompt="Who?",
         source="a",
@@ -321,7 +321,9 @@ def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )
     files.begin()
     files.settle({"samples": 1})
-    files.finish([row, dataclasses.replace(row, sample=1)], {"num_rows": 2})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE_DIR", str(files.directory.parent))
+        files.finish([row, dataclasses.replace(row, sample=1)], {"num_rows": 2})
     lines = [json.loads(line) for line in files.rows.read_text().splitlines()]
     whole = {path.name: json.loads(path.read_text()) for path in (files.config, files.manifest)}
     return {**whole, files.rows.name: lines}
@@ -329,7 +331,13 @@ def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @same_place
 @given(st.data())
-def test_damaged_corpora(place: Path, corpus_files: dict[str, Any], data: st.DataObject) -> None:
+def test_damaged_corpora(
+    place: Path,
+    corpus_files: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    data: st.DataObject,
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(place / "cache"))
     files = CorpusFiles(place / "corpus")
     write_bodies(files.directory, corpus_files)
     assert len(training_prompts(files.rows).rows) == 1

@@ -232,11 +232,16 @@ def _string(row: Row, *keys: str) -> str | None:
 
 
 def _ids(row: Row, key: str) -> tuple[int, ...] | None:
-    ids = row.body.get(key)
+    value = row.body.get(key)
+    if value is None:
+        return None
     try:
-        return None if ids is None else tuple(int(i) for i in ids)
-    except (TypeError, ValueError) as error:
+        ids = tuple(int(i) for i in value)
+    except (TypeError, ValueError, OverflowError) as error:
         raise row.error(f"{key!r} should be a list of token ids ({error})") from error
+    if ids and min(ids) < 0:
+        raise row.error(f"{key!r} should be a list of token ids ({min(ids)} is none)")
+    return ids
 
 
 def prompt_hash(text: str) -> str:
