@@ -192,6 +192,28 @@ def _publish_study(directory: Path, output_dir: Path) -> None:
     print(json.dumps({name: str(path) for name, path in summary.items()}))
 
 
+def _data(arguments: list[str]) -> int:
+    """Build a training corpus: prompts that no task asks, answered by the target."""
+    from harness.data_config import DataConfig
+
+    config = _parse(DataConfig, arguments, "data")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    from drafters.block_diffusion.corpus_builder import build_data
+
+    manifest = build_data(config)
+    shown = ("num_rows", "num_prompts", "num_response_tokens", "num_with_reference", "num_left_out")
+    summary = {
+        "corpus": str(config.output_dir / "corpus.jsonl"),
+        "manifest": str(config.output_dir / "corpus.json"),
+        "num_removed": manifest["contamination"]["num_removed"],
+        **{name: manifest[name] for name in shown},
+        "tokens_per_s": manifest["last_sitting"].get("tokens_per_s"),
+    }
+    print(json.dumps(summary))
+    return 0
+
+
 def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards, or the report of a study, from records; needs no torch."""
     from harness.study_files import is_study
@@ -295,6 +317,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "score": _score,
     "train": _train,
+    "data": _data,
     "study": _study,
     "report": _report,
     "compare": _compare,
