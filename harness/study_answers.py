@@ -63,14 +63,27 @@ class Answers:
 
 
 def held_back_answers(bench: Workbench, measure: Measure) -> Answers:
-    """Held-back prompts with the target's own greedy responses, in the corpus's stable order."""
+    """Held-back prompts with the target's own greedy responses, in the corpus's stable order.
+
+    Raises:
+        UserError: the corpus holds no greedy response to a held-back prompt.
+    """
     corpus = bench.corpus
-    rows = tuple(corpus.held_back[: measure.held_back])
-    sequences = tuple(corpus.sequences[row] for row in rows)
+    greedy: dict[str, int] = {}
+    for row in corpus.held_back:
+        if row not in corpus.drawn:
+            greedy.setdefault(_name(corpus.sequences[row]), row)
+    chosen = list(greedy.items())[: measure.held_back]
+    if not chosen:
+        raise UserError(
+            f"{corpus.prompts.name} holds no greedy response to a held-back prompt, and only those "
+            "can be replayed; build a corpus at temperature 0 too, or raise train.held_back."
+        )
+    rows = tuple(row for _, row in chosen)
     return Answers(
         task=HELD_BACK,
-        names=tuple((_name(item), 1) for item in sequences),
-        sequences=sequences,
+        names=tuple((name, 1) for name, _ in chosen),
+        sequences=tuple(corpus.sequences[row] for row in rows),
         features=corpus.features,
         rows=rows,
         max_new_tokens=measure.max_new_tokens,

@@ -152,6 +152,7 @@ def responses_table(view: StudyView) -> Table | None:
                     tau_cell(found, 0),
                     tau_cell(found, 1),
                     share_cell(found, study_metrics.gain),
+                    Cell(text=" and ".join(view.num_sequences(recipe) for recipe in pair)),
                     seeds_cell(found),
                     prompts_cell(found),
                 )
@@ -160,14 +161,16 @@ def responses_table(view: StudyView) -> Table | None:
         return None
     return Table(
         title="Responses trained on",
-        note=f"At {form.count(view.headline[0])} steps on the same prompts: the answers that came "
-        "with them, against the target's own. All are replayed on the target's answers.",
+        note=f"At {form.count(view.headline[0])} steps: the answers that came with the prompts, "
+        "against the target's own. All are replayed on the target's answers. Sequences are those "
+        "trained on; prompts without a reference are in the second number alone.",
         columns=(
             Column(title="Objective", kind="label"),
             Column(title="Prompts of", kind="text"),
             Column(title="reference", group="τ trained on", markdown="τ, reference"),
             Column(title="target", group="τ trained on", markdown="τ, target"),
             Column(title="Gain, %"),
+            Column(title="Sequences", kind="text"),
             Column(title="Seeds"),
             Column(title="Prompts"),
         ),

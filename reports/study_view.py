@@ -78,6 +78,12 @@ class StudyView:
         """Last measurements of a recipe by seed, at its own block size unless ``horizon`` says."""
         return self.finals.get((recipe, horizon or recipe.block_size), {})
 
+    def num_sequences(self, recipe: Recipe) -> str:
+        """Sequences that a recipe was trained on."""
+        done = self.results.finished.items()
+        found = {item.num_sequences for arm, item in done if arm.recipe == recipe}
+        return form.count(found.pop()) if len(found) == 1 else form.BLANK
+
     @property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of runs whose answers were replayed."""

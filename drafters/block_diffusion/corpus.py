@@ -37,6 +37,7 @@ class Corpus:
         sequences: all of them; features are indexed alike.
         train: indices trained on.
         held_back: indices kept out.
+        drawn: indices of responses that were drawn above temperature 0; the others are greedy.
         features: the target's, of every sequence.
         scale: ``[F]`` float32, typical magnitude of each feature.
         vocabulary: ``[V']`` ids of the softmax, ascending.
@@ -48,6 +49,7 @@ class Corpus:
     sequences: list[TrainingSequence]
     train: list[int]
     held_back: list[int]
+    drawn: frozenset[int]
     features: Features
     scale: torch.Tensor
     vocabulary: torch.Tensor
@@ -85,6 +87,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         sequences,
         train,
         held,
+        frozenset(i for i, row in enumerate(kept) if (row.sampling or {}).get("temperature")),
         features,
         feature_scale(features, min(_SCALE_SEQUENCES, len(sequences))),
         vocabulary,
