@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.line_writers import LineWriter
-from harness.run_files import cut_torn_line, first_difference
+from harness.run_files import cut_torn_line
+from harness.same_run import first_difference
 from harness.study import Arm, Study
 from harness.study_records import (
     SCHEMA_VERSION,

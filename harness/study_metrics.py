@@ -19,9 +19,9 @@ import numpy as np
 
 from harness import bootstrap
 from harness.bootstrap import MIN_CONVERSATIONS, NUM_DRAWS, FloatArray
-from harness.correlation import Correlation, clustered_correlation
+from harness.correlation import clustered_correlation
 from harness.metrics import NoData
-from harness.paired import Estimate
+from harness.paired import Estimate, or_none
 from harness.study_records import HELD_BACK, Measurement, Replayed
 
 BySeed = Mapping[int, Measurement]
@@ -189,7 +189,42 @@ def curve(measurements: Sequence[Measurement]) -> list[Point]:
     return sorted(points, key=lambda point: point.step)
 
 
-def reward_correlation(measurements: Sequence[Measurement]) -> Correlation:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Association:
+    """How two numbers go together, with intervals where there are clusters enough to draw."""
+
+    spearman: Estimate
+    pearson: Estimate
+    num_pairs: int
+    num_clusters: int
+
+
+def association(
+    first: Sequence[float], second: Sequence[float], clusters: Sequence[object]
+) -> Association:
+    """Of pairs that are alike within a cluster.
+
+    Raises:
+        NoData: fewer than three pairs, or numbers that do not vary.
+    """
+    from scipy.stats import pearsonr, spearmanr
+
+    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
+        raise NoData("a correlation needs three pairs of numbers that vary")
+    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    drawn = or_none(clustered_correlation, first, second, [names[item] for item in clusters])
+    low_high = (drawn.spearman_interval, drawn.pearson_interval) if drawn else ((None, None),) * 2
+    values = (spearmanr(first, second).statistic, pearsonr(first, second).statistic)
+    spearman, pearson = (
+        Estimate(value=float(value), low=ends[0], high=ends[1])
+        for value, ends in zip(values, low_high, strict=True)
+    )
+    return Association(
+        spearman=spearman, pearson=pearson, num_pairs=len(first), num_clusters=len(names)
+    )
+
+
+def reward_association(measurements: Sequence[Measurement]) -> Association:
     """Chain reward of each round's block against the draft tokens it had accepted.
 
     Blocks that reach over the end of an answer are left out.
@@ -198,7 +233,7 @@ def reward_correlation(measurements: Sequence[Measurement]) -> Correlation:
         measurements: of one objective; seeds are pooled, conversations drawn.
 
     Raises:
-        NoData: too few conversations, or numbers that do not vary.
+        NoData: as `association`.
     """
     rewards: list[float] = []
     accepted: list[int] = []
@@ -210,17 +245,17 @@ def reward_correlation(measurements: Sequence[Measurement]) -> Correlation:
                     rewards.append(reward)
                     accepted.append(kept)
                     prompts.append(f"{item.task}/{item.prompt_id}")
-    return clustered_correlation(rewards, accepted, prompts)
+    return association(rewards, accepted, prompts)
 
 
-def proxy_correlation(curves: Sequence[Sequence[Point]]) -> Correlation:
+def proxy_association(curves: Sequence[Sequence[Point]]) -> Association:
     """Train-time τ against replayed τ; whole arms are drawn.
 
     Args:
         curves: the points of each arm that are compared.
 
     Raises:
-        NoData: too few arms, or numbers that do not vary.
+        NoData: as `association`.
     """
     pairs = [
         (point.train_time_tau, point.tau, arm)
@@ -228,7 +263,7 @@ def proxy_correlation(curves: Sequence[Sequence[Point]]) -> Correlation:
         for point in points
         if point.train_time_tau is not None
     ]
-    return clustered_correlation(*([pair[i] for pair in pairs] for i in range(3)))
+    return association([x for x, _, _ in pairs], [y for _, y, _ in pairs], [a for *_, a in pairs])
 
 
 def _length(answers: Sequence[Replayed]) -> tuple[float, float]:

@@ -109,10 +109,6 @@ class Finished:
     checkpoint: str
     """Directory below the study's."""
     weights_sha256: str
-    target_sha256: str | None
-    """Of the target's weights."""
-    data_sha256: str
-    """Of all token ids of the corpus."""
     num_sequences: int
     """Trained on."""
     train_s: float

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness import study_metrics
-from harness.correlation import Correlation
 from harness.metrics import overall_mean
 from harness.paired import or_none
 from harness.positions import Positions, positions_of
+from harness.study_metrics import Association
 from harness.study_records import Measurement, Replayed
 from harness.waste import pooled
 from reports import formatting as form
@@ -106,10 +106,10 @@ def waste_table(view: StudyView) -> Table | None:
         return None
     return Table(
         title="Correct draft tokens thrown away",
-        note=f"At {_at(view)}; means of {view.main_place[0]} tasks, seeds pooled. Slots are draft "
-        "tokens and bonuses; correct is a token that the answer has at its place, wasted a "
-        "correct draft token behind an earlier error (arXiv 2606.11552, Table 1). Slots behind "
-        "the end of an answer are left out.",
+        note=f"At {_at(view)}; {'means over tasks' if view.tasks else 'held-back answers'}, seeds "
+        "pooled. Slots are draft tokens and bonuses; correct is a token that the "
+        "answer has at its place, wasted a correct draft token behind an earlier error (arXiv "
+        "2606.11552, Table 1). Slots behind the end of an answer are left out.",
         columns=(
             _OBJECTIVE,
             Column(title="accept", group="Percent of slots", markdown="accept %"),
@@ -127,12 +127,12 @@ def correlation_table(view: StudyView) -> Table | None:
     rows = []
     for name in view.objectives:
         measured = headline_measurements(view, name)
-        found = or_none(study_metrics.reward_correlation, measured) if measured else None
+        found = or_none(study_metrics.reward_association, measured) if measured else None
         if found is not None:
             text = "chain reward of a block, draft tokens accepted"
             rows.append(_correlation_row(text, name, found, "block", "prompt"))
     for words, whole in (("all points of all trainings", True), ("finished trainings", False)):
-        found = or_none(study_metrics.proxy_correlation, list(view.curves(whole=whole).values()))
+        found = or_none(study_metrics.proxy_association, list(view.curves(whole=whole).values()))
         if found is not None:
             text = "train-time τ, replayed τ on held-back prompts"
             rows.append(_correlation_row(text, words, found, "point", "training"))
@@ -154,21 +154,19 @@ def correlation_table(view: StudyView) -> Table | None:
     )
 
 
-def _correlation_row(what: str, where: str, found: Correlation, pairs: str, clusters: str) -> Row:
+def _correlation_row(what: str, where: str, found: Association, pairs: str, clusters: str) -> Row:
     counts = (form.counted(found.num_pairs, pairs), form.counted(found.num_clusters, clusters))
     return Row(
         cells=(
             Cell(text=what),
             Cell(text=where),
-            Cell(
-                text=form.ratio(found.spearman),
-                value=found.spearman,
-                detail=form.spread(*found.spearman_interval),
-            ),
-            Cell(
-                text=form.ratio(found.pearson),
-                value=found.pearson,
-                detail=form.spread(*found.pearson_interval),
+            *(
+                Cell(
+                    text=form.ratio(item.value),
+                    value=item.value,
+                    detail=form.spread(item.low, item.high),
+                )
+                for item in (found.spearman, found.pearson)
             ),
             Cell(text=" of ".join(counts)),
         )
