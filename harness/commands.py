@@ -6,11 +6,10 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import tyro
-
-from harness import registry
+from harness import registry, training_commands
+from harness.arguments import parse
 from harness.config import (
     PRESETS,
     CompareConfig,
@@ -20,8 +19,6 @@ from harness.config import (
     ReportConfig,
     RunConfig,
     ScoreConfig,
-    StudyCommand,
-    TrainCommand,
     VerifyConfig,
 )
 from harness.errors import UserError
@@ -30,8 +27,6 @@ from harness.verdicts import audit_lines, describe_mismatch, mismatches
 if TYPE_CHECKING:
     from harness.runner import RunResult
     from reports.run import Run
-
-_T = TypeVar("_T")
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -45,7 +40,7 @@ def _run(arguments: list[str]) -> int:
         preset, rest = rest[0], rest[1:]
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; {registry.near_misses(preset, PRESETS)}")
-    config = _parse(RunConfig, rest, "run", default=PRESETS[preset]())
+    config = parse(RunConfig, rest, "run", default=PRESETS[preset]())
     if config.dry_run:
         from harness.plan import describe, make_plan
 
@@ -95,7 +90,7 @@ def _verify(arguments: list[str]) -> int:
     from harness.run_files import RunFiles, alone
     from reports.run import load_run
 
-    config = _parse(VerifyConfig, arguments, "verify")
+    config = parse(VerifyConfig, arguments, "verify")
     run = load_run(config.run_dir)
     verify = _verify_greedy if run.config["sampling"]["temperature"] == 0 else _verify_draws
     with alone(RunFiles(config.run_dir)):
@@ -144,7 +139,7 @@ def _score(arguments: list[str]) -> int:
     from harness.scorer import score_run
     from reports.run import load_run
 
-    config = _parse(ScoreConfig, arguments, "score")
+    config = parse(ScoreConfig, arguments, "score")
     run, files = load_run(config.run_dir), RunFiles(config.run_dir)
     allowed = config.confirm_run_unsafe_code
     with alone(files):
@@ -160,72 +155,18 @@ def _score(arguments: list[str]) -> int:
     return 0
 
 
-def _train(arguments: list[str]) -> int:
-    """Train block-diffusion drafters for a target."""
-    command = _parse(TrainCommand, arguments, "train")
-    from drafters.block_diffusion.trainer import train
-
-    for checkpoint in train(command.config):
-        print(checkpoint)
-    return 0
-
-
-def _study(arguments: list[str]) -> int:
-    """Train objectives over seeds and budgets from one TOML file, replay and compare them."""
-    command = _parse(StudyCommand, arguments, "study")
-    from harness.study import read_study
-    from harness.study_runner import run_study
-
-    study = read_study(command.study)
-    directory = command.output_dir or Path("studies") / command.study.stem
-    run_study(study, directory, ["study", *arguments])
-    _publish_study(directory, directory)
-    return 0
-
-
-def _publish_study(directory: Path, output_dir: Path) -> None:
-    from reports.study_page import write_study
-
-    markdown, html = write_study(directory, output_dir)
-    print(markdown.read_text(encoding="utf-8"))
-    summary = {"study_dir": directory, "study_md": markdown, "study_html": html}
-    print(json.dumps({name: str(path) for name, path in summary.items()}))
-
-
-def _data(arguments: list[str]) -> int:
-    """Build a training corpus: prompts that no task asks, answered by the target."""
-    from harness.data_config import DataConfig
-
-    config = _parse(DataConfig, arguments, "data")
-    for path in config.plugin:
-        registry.load_plugin(path)
-    from drafters.block_diffusion.corpus_builder import build_data
-
-    manifest = build_data(config)
-    shown = ("num_rows", "num_prompts", "num_response_tokens", "num_with_reference", "num_left_out")
-    summary = {
-        "corpus": str(config.output_dir / "corpus.jsonl"),
-        "manifest": str(config.output_dir / "corpus.json"),
-        "num_removed": manifest["contamination"]["num_removed"],
-        **{name: manifest[name] for name in shown},
-        "tokens_per_s": manifest["last_sitting"].get("tokens_per_s"),
-    }
-    print(json.dumps(summary))
-    return 0
-
-
 def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards, or the report of a study, from records; needs no torch."""
     from harness.study_files import is_study
     from reports.render import write_leaderboard
 
-    config = _parse(ReportConfig, arguments, "report")
+    config = parse(ReportConfig, arguments, "report")
     if not config.run_dirs:
         raise UserError("report needs a run directory; write python -m harness report DIR.")
     if any(map(is_study, config.run_dirs)):
         if len(config.run_dirs) > 1:
             raise UserError("report takes one study at a time, and no runs beside it.")
-        _publish_study(config.run_dirs[0], config.output_dir or config.run_dirs[0])
+        training_commands.publish_study(config.run_dirs[0], config.output_dir or config.run_dirs[0])
         return 0
     output_dir = config.output_dir or config.run_dirs[0]
     markdown, html = write_leaderboard(config.run_dirs, output_dir)
@@ -240,7 +181,7 @@ def _compare(arguments: list[str]) -> int:
     from reports.compare_page import page, summary
     from reports.run import load_run
 
-    config = _parse(CompareConfig, arguments, "compare")
+    config = parse(CompareConfig, arguments, "compare")
     runs = load_run(config.run_a), load_run(config.run_b)
     found = compare(*runs, allow_different=config.allow_different)
     limit = config.fail_below
@@ -254,7 +195,7 @@ def _compare(arguments: list[str]) -> int:
 
 def _quality(arguments: list[str]) -> int:
     """Score methods with lm-evaluation-harness, and compare their answers with ar_loop's."""
-    config = _parse(QualityConfig, arguments, "quality")
+    config = parse(QualityConfig, arguments, "quality")
     from harness.lm_eval_quality import evaluate, table
 
     quality = evaluate(config)
@@ -288,7 +229,7 @@ def _doctor(arguments: list[str]) -> int:
     from harness.doctor import diagnose
     from harness.probes import probe
 
-    _parse(DoctorConfig, arguments, "doctor")
+    parse(DoctorConfig, arguments, "doctor")
     diagnosis = diagnose(probe())
     for line in diagnosis.lines:
         print(line)
@@ -298,7 +239,7 @@ def _doctor(arguments: list[str]) -> int:
 
 def _list(arguments: list[str]) -> int:
     """Show every drafter, target, task, objective and preset."""
-    _parse(ListConfig, arguments, "list")
+    parse(ListConfig, arguments, "list")
     presets = {name: (make.__doc__ or "").rstrip(".") for name, make in PRESETS.items()}
     tables = {
         kind: {name: registry.phrase(row) for name, row in registry.table(kind).items()}
@@ -316,9 +257,9 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "verify": _verify,
     "score": _score,
-    "train": _train,
-    "data": _data,
-    "study": _study,
+    "train": training_commands.train,
+    "data": training_commands.data,
+    "study": training_commands.study,
     "report": _report,
     "compare": _compare,
     "quality": _quality,
@@ -326,17 +267,3 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "list": _list,
     "doctor": _doctor,
 }
-
-
-def _parse(form: type[_T], arguments: list[str], command: str, default: _T | None = None) -> _T:
-    """The form filled in, its plug-ins loaded: names in it may be theirs."""
-    config = tyro.cli(
-        form,
-        args=arguments,
-        prog=f"python -m harness {command}",
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
-    for path in getattr(config, "plugin", ()):
-        registry.load_plugin(path)
-    return config

@@ -115,7 +115,8 @@ def prepare(directory: Path) -> StudyFiles:
 def open_study(files: StudyFiles, study: Study, environment: Mapping[str, Any]) -> None:
     """Begin a study in its directory, or go on: a torn last line is cut off.
 
-    Objectives, seeds, budgets and other arms may have been added since; nothing else may differ.
+    Objectives, seeds, budgets and other arms may have been added since; nothing else may differ,
+    unless nothing was made yet.
 
     Raises:
         UserError: the directory holds another study, or cannot be read or written.
@@ -123,7 +124,8 @@ def open_study(files: StudyFiles, study: Study, environment: Mapping[str, Any]) 
     asked = json.loads(json.dumps(study.describe()))
     bench: dict[str, Any] = {}
     sessions: list[Mapping[str, Any]] = []
-    if files.study.exists():
+    made = files.records.stat().st_size > 0 or files.snapshots.exists()
+    if made and files.study.exists():
         found = read_facts(files)
         _refuse_change(files.directory, found, asked)
         bench, sessions = dict(found.bench), list(found.sessions)

@@ -99,7 +99,7 @@ def write_study(directory: Path, output_dir: Path) -> tuple[Path, Path]:
 
 
 def _report(view: StudyView) -> Report:
-    if not view.reference_taus():
+    if not view.reference_taus:
         raise UserError(
             f"study {view.results.name} has no finished training of {view.reference} to compare "
             "with yet; call harness study again."

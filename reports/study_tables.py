@@ -18,7 +18,7 @@ _OBJECTIVE = Column(title="Objective", kind="label")
 
 def budget_table(view: StudyView) -> Table | None:
     """τ of the reference by budget, and where it stops to rise; None before it was measured."""
-    taus = view.reference_taus()
+    taus = view.reference_taus
     if not taus:
         return None
     chosen, plateau = view.headline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from harness import study_metrics
@@ -23,9 +24,9 @@ AXES = ("block_size", "learning_rate", "responses")
 """Fields of a recipe that a study may vary beside objective and budget."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StudyView:
-    """What the tables ask of a study."""
+    """What the tables ask of a study; what takes a while is computed once."""
 
     results: StudyResults
     finals: dict[tuple[Recipe, int], dict[int, Measurement]]
@@ -84,7 +85,7 @@ class StudyView:
         found = {item.num_sequences for arm, item in done if arm.recipe == recipe}
         return form.count(found.pop()) if len(found) == 1 else form.BLANK
 
-    @property
+    @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks of runs whose answers were replayed."""
         found = dict.fromkeys(
@@ -115,6 +116,7 @@ class StudyView:
             study_metrics.tau, [self.measured(recipe, horizon) for recipe in recipes], tasks
         )
 
+    @cached_property
     def reference_taus(self) -> dict[int, Tau]:
         """Held-back τ of the reference by budget, where it was measured."""
         found = {
@@ -123,14 +125,14 @@ class StudyView:
         }
         return {steps: value for steps, value in found.items() if value is not None}
 
-    @property
+    @cached_property
     def headline(self) -> tuple[int, bool]:
         """The budget at which single-budget tables are made, and whether it is a plateau.
 
         Raises:
             NoData: the reference was not measured at any.
         """
-        taus = {steps: float(value.values[0]) for steps, value in self.reference_taus().items()}
+        taus = {steps: float(value.values[0]) for steps, value in self.reference_taus.items()}
         if not taus:
             raise NoData("the reference has not been measured")
         return study_metrics.headline(taus)

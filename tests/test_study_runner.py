@@ -271,13 +271,25 @@ def test_another_study_is_refused(
     words: str,
 ) -> None:
     with monkeypatch.context() as patch:
-        kill_at_step(patch, 1)
+        kill_at_record(patch, 2)
         with pytest.raises(Killed):
             study(file, tmp_path / "s")
     file.write_text(file.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
     capsys.readouterr()
     assert study(file, tmp_path / "s") == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_was_asked_wrongly_may_be_put_right(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("prompts.jsonl", "nothing.jsonl"), encoding="utf-8")
+    capsys.readouterr()
+    assert study(file, tmp_path / "s") == 2
+    assert "nothing.jsonl" in capsys.readouterr().err
+    file.write_text(text.replace("seeds = [0, 1]", "seeds = [1]"), encoding="utf-8")
+    assert study(file, tmp_path / "s") == 0
 
 
 def test_other_data_is_refused(

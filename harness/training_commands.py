@@ -1,0 +1,62 @@
+"""The commands that make drafters: data, train, study."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from harness.arguments import parse
+from harness.config import StudyCommand, TrainCommand
+
+
+def data(arguments: list[str]) -> int:
+    """Build a training corpus: prompts that no task asks, answered by the target."""
+    from harness.data_config import DataConfig
+
+    config = parse(DataConfig, arguments, "data")
+    from drafters.block_diffusion.corpus_builder import build_data
+
+    manifest = build_data(config)
+    shown = ("num_rows", "num_prompts", "num_response_tokens", "num_with_reference", "num_left_out")
+    summary = {
+        "corpus": str(config.output_dir / "corpus.jsonl"),
+        "manifest": str(config.output_dir / "corpus.json"),
+        "num_removed": manifest["contamination"]["num_removed"],
+        **{name: manifest[name] for name in shown},
+        "tokens_per_s": manifest["last_sitting"].get("tokens_per_s"),
+    }
+    print(json.dumps(summary))
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    """Train block-diffusion drafters for a target."""
+    command = parse(TrainCommand, arguments, "train")
+    from drafters.block_diffusion.trainer import train
+
+    for checkpoint in train(command.config):
+        print(checkpoint)
+    return 0
+
+
+def study(arguments: list[str]) -> int:
+    """Train objectives over seeds and budgets from one TOML file, replay and compare them."""
+    command = parse(StudyCommand, arguments, "study")
+    from harness.study import read_study
+    from harness.study_runner import run_study
+
+    asked = read_study(command.study)
+    directory = command.output_dir or Path("studies") / command.study.stem
+    run_study(asked, directory, ["study", *arguments])
+    publish_study(directory, directory)
+    return 0
+
+
+def publish_study(directory: Path, output_dir: Path) -> None:
+    """Write and print the report of a study, then the line of JSON for programs."""
+    from reports.study_page import write_study
+
+    markdown, html = write_study(directory, output_dir)
+    print(markdown.read_text(encoding="utf-8"))
+    summary = {"study_dir": directory, "study_md": markdown, "study_html": html}
+    print(json.dumps({name: str(path) for name, path in summary.items()}))
