@@ -194,7 +194,7 @@ class _Session:
             study = self.study
             most = max(arm.recipe.steps for arm in study.arms)
             config = replace(study.train, steps=most, responses=responses)
-            bench = open_workbench(config)
+            bench = open_workbench(config, study.objectives.values())
             facts: dict[str, Any] = bench.settings(config)
             note_bench(self.files, responses, {name: facts[name] for name in ("target", "data")})
             self.benches[responses] = bench
