@@ -16,7 +16,7 @@ from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.features import Features
 from drafters.block_diffusion.model import BlockDiffusionModel, build_target_layer_ids
-from drafters.block_diffusion.replay import Drafts, draft_behind, walk
+from drafters.block_diffusion.replay import Drafts, FeaturesOf, draft_behind, walk
 from drafters.block_diffusion.workbench import Workbench
 from harness.conversations import prompt_sha256, turns
 from harness.errors import UserError
@@ -36,33 +36,22 @@ class Answers:
         task: `HELD_BACK`, or the task.
         names: prompt id and turn of each.
         sequences: prompt and answer.
-        features: the target's.
-        rows: index in ``features`` of each.
+        features: the target's of the sequences with these indices, end to end.
         max_new_tokens: the limit.
     """
 
     task: str
     names: tuple[tuple[str, int], ...]
     sequences: tuple[TrainingSequence, ...]
-    features: Features
-    rows: tuple[int, ...]
+    features: FeaturesOf
     max_new_tokens: int
 
     def first(self, count: int) -> Answers:
         """The first ``count`` of them."""
-        return replace(
-            self,
-            names=self.names[:count],
-            sequences=self.sequences[:count],
-            rows=self.rows[:count],
-        )
-
-    def packed(self, indices: Sequence[int]) -> torch.Tensor:
-        """Features ``[T, F]`` of those answers, end to end."""
-        return self.features.packed([self.rows[i] for i in indices])
+        return replace(self, names=self.names[:count], sequences=self.sequences[:count])
 
 
-def held_back_answers(bench: Workbench, measure: Measure) -> Answers:
+def held_back_answers(bench: Workbench, config: TrainConfig, measure: Measure) -> Answers:
     """Held-back prompts with the target's own greedy responses, in the corpus's stable order.
 
     Raises:
@@ -79,13 +68,13 @@ def held_back_answers(bench: Workbench, measure: Measure) -> Answers:
             f"{corpus.prompts.name} holds no greedy response to a held-back prompt, and only those "
             "can be replayed; build a corpus at temperature 0 too, or raise train.held_back."
         )
-    rows = tuple(row for _, row in chosen)
+    rows = [row for _, row in chosen]
+    sequences = tuple(corpus.sequences[row] for row in rows)
     return Answers(
         task=HELD_BACK,
         names=tuple((name, 1) for name, _ in chosen),
-        sequences=tuple(corpus.sequences[row] for row in rows),
-        features=corpus.features,
-        rows=rows,
+        sequences=sequences,
+        features=_features(bench, config, sequences, (corpus.features, rows)),
         max_new_tokens=measure.max_new_tokens,
     )
 
@@ -121,20 +110,21 @@ def run_answers(bench: Workbench, config: TrainConfig, measure: Measure, run: Ru
                 found.append((task, prompt.prompt_id, turn, sequence))
     if not found:
         raise UserError(f"run {run.run_id} holds no answers of ar_loop; finish it with --resume.")
-    layers = build_target_layer_ids(target.num_layers, config.num_features)
-    features = target_features(config, target, [item[-1] for item in found], layers)
-    return [
-        Answers(
-            task=task,
-            names=tuple((found[row][1], found[row][2]) for row in rows),
-            sequences=tuple(found[row][3] for row in rows),
-            features=features,
-            rows=rows,
-            max_new_tokens=min(measure.max_new_tokens, int(run.config["max_new_tokens"])),
-        )
-        for task in run.tasks
-        if (rows := tuple(row for row, item in enumerate(found) if item[0] == task))
-    ]
+    parts = []
+    for task in run.tasks:
+        own = [item for item in found if item[0] == task]
+        sequences = tuple(item[-1] for item in own)
+        if own:
+            parts.append(
+                Answers(
+                    task=task,
+                    names=tuple((prompt_id, turn) for _, prompt_id, turn, _ in own),
+                    sequences=sequences,
+                    features=_features(bench, config, sequences),
+                    max_new_tokens=min(measure.max_new_tokens, int(run.config["max_new_tokens"])),
+                )
+            )
+    return parts
 
 
 def replayed(
@@ -162,7 +152,7 @@ def replayed(
         bench.target,
         DraftHead(bench.target, vocabulary),
         answers.sequences,
-        answers.packed,
+        answers.features,
         block_size=horizon,
         max_new_tokens=answers.max_new_tokens,
     )
@@ -197,3 +187,39 @@ def _name(sequence: TrainingSequence) -> str:
     """Prompts have no ids in a corpus; answers to one prompt share this."""
     ids = ",".join(map(str, sequence.ids[: sequence.start]))
     return hashlib.sha256(ids.encode()).hexdigest()[:16]
+
+
+def _features(
+    bench: Workbench,
+    config: TrainConfig,
+    sequences: Sequence[TrainingSequence],
+    kept: tuple[Features, Sequence[int]] | None = None,
+) -> FeaturesOf:
+    """Features of ``sequences`` by index.
+
+    What is kept for training is bfloat16. A wider target's features are made anew each time: only
+    with them are the rounds those of decoding.
+
+    Args:
+        bench: its target reads them.
+        config: says which layers.
+        sequences: prompts and answers.
+        kept: features that are there already, and the place of each sequence in them.
+    """
+    target = bench.target
+    layers = build_target_layer_ids(target.num_layers, config.num_features)
+    if target.dtype == torch.bfloat16:
+        store, rows = kept or (
+            target_features(config, target, sequences, layers),
+            range(len(sequences)),
+        )
+        return lambda indices: store.packed([rows[i] for i in indices])
+
+    def anew(indices: Sequence[int]) -> torch.Tensor:
+        parts = []
+        for index in indices:
+            ids = torch.tensor([sequences[index].ids], device=target.device)
+            parts.append(target.features_of(ids, torch.ones_like(ids), layers)[0])
+        return torch.cat(parts)
+
+    return anew

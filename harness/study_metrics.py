@@ -19,10 +19,9 @@ import numpy as np
 
 from harness import bootstrap
 from harness.bootstrap import MIN_CONVERSATIONS, NUM_DRAWS, FloatArray
-from harness.correlation import clustered_correlation
 from harness.metrics import NoData
-from harness.paired import Estimate, or_none
-from harness.study_records import HELD_BACK, Measurement, Replayed
+from harness.paired import Estimate
+from harness.study_records import Measurement, Replayed
 
 BySeed = Mapping[int, Measurement]
 """One recipe's measurements."""
@@ -150,130 +149,14 @@ def contrast(weights: FloatArray) -> Rule:
     return lambda values: np.asarray(values @ weights)
 
 
-# Curves and correlations
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """One arm at one step."""
-
-    step: int
-    loss: float | None
-    train_time_tau: float | None
-    tau: float
-    """Replayed, on held-back prompts."""
-    num_answers: int
-
-
-def curve(measurements: Sequence[Measurement]) -> list[Point]:
-    """One arm over its training, on the held-back answers that were replayed at every point.
-
-    Args:
-        measurements: of one arm, with the block size it was trained with.
-    """
-    tables = [_by_answer(item, HELD_BACK) for item in measurements]
-    shared = set.intersection(*(set(table) for table in tables)) if tables else set()
-    points = []
-    for item, table in zip(measurements, tables, strict=True):
-        tokens, rounds = _length([table[key] for key in shared])
-        if rounds:
-            points.append(
-                Point(
-                    step=item.step,
-                    loss=item.loss,
-                    train_time_tau=item.train_time_tau,
-                    tau=tokens / rounds,
-                    num_answers=len(shared),
-                )
-            )
-    return sorted(points, key=lambda point: point.step)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Association:
-    """How two numbers go together, with intervals where there are clusters enough to draw."""
-
-    spearman: Estimate
-    pearson: Estimate
-    num_pairs: int
-    num_clusters: int
-
-
-def association(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[object]
-) -> Association:
-    """Of pairs that are alike within a cluster.
-
-    Raises:
-        NoData: fewer than three pairs, or numbers that do not vary.
-    """
-    from scipy.stats import pearsonr, spearmanr
-
-    if len(first) < 3 or len(set(first)) < 2 or len(set(second)) < 2:
-        raise NoData("a correlation needs three pairs of numbers that vary")
-    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
-    drawn = or_none(clustered_correlation, first, second, [names[item] for item in clusters])
-    low_high = (drawn.spearman_interval, drawn.pearson_interval) if drawn else ((None, None),) * 2
-    values = (spearmanr(first, second).statistic, pearsonr(first, second).statistic)
-    spearman, pearson = (
-        Estimate(value=float(value), low=ends[0], high=ends[1])
-        for value, ends in zip(values, low_high, strict=True)
-    )
-    return Association(
-        spearman=spearman, pearson=pearson, num_pairs=len(first), num_clusters=len(names)
-    )
-
-
-def reward_association(measurements: Sequence[Measurement]) -> Association:
-    """Chain reward of each round's block against the draft tokens it had accepted.
-
-    Blocks that reach over the end of an answer are left out.
-
-    Args:
-        measurements: of one objective; seeds are pooled, conversations drawn.
-
-    Raises:
-        NoData: as `association`.
-    """
-    rewards: list[float] = []
-    accepted: list[int] = []
-    prompts: list[str] = []
-    for measurement in measurements:
-        for item in measurement.replayed:
-            for reward, kept in zip(item.rewards or (), item.accepted, strict=False):
-                if reward is not None:
-                    rewards.append(reward)
-                    accepted.append(kept)
-                    prompts.append(f"{item.task}/{item.prompt_id}")
-    return association(rewards, accepted, prompts)
-
-
-def proxy_association(curves: Sequence[Sequence[Point]]) -> Association:
-    """Train-time τ against replayed τ; whole arms are drawn.
-
-    Args:
-        curves: the points of each arm that are compared.
-
-    Raises:
-        NoData: as `association`.
-    """
-    pairs = [
-        (point.train_time_tau, point.tau, arm)
-        for arm, points in enumerate(curves)
-        for point in points
-        if point.train_time_tau is not None
-    ]
-    return association([x for x, _, _ in pairs], [y for _, y, _ in pairs], [a for *_, a in pairs])
-
-
-def _length(answers: Sequence[Replayed]) -> tuple[float, float]:
+def length(answers: Sequence[Replayed]) -> tuple[float, float]:
     """Tokens committed by rounds, and the rounds."""
     return sum(item.num_tokens - 1 for item in answers), sum(len(item.accepted) for item in answers)
 
 
 def _sums(recipes: Sequence[Sequence[Measurement]], task: str) -> FloatArray:
     """``[recipes, seeds, conversations, 2]``: tokens and rounds, of the answers all have."""
-    tables = [[_by_answer(item, task) for item in recipe] for recipe in recipes]
+    tables = [[by_answer(item, task) for item in recipe] for recipe in recipes]
     flat = [table for recipe in tables for table in recipe]
     shared = sorted(set.intersection(*(set(table) for table in flat)))
     names = sorted({prompt for prompt, *_ in shared})
@@ -282,13 +165,13 @@ def _sums(recipes: Sequence[Sequence[Measurement]], task: str) -> FloatArray:
     for row, recipe in enumerate(tables):
         for column, table in enumerate(recipe):
             for key in shared:
-                found[row, column, places[key[0]]] += _length([table[key]])
+                found[row, column, places[key[0]]] += length([table[key]])
     if not shared or not found[..., 1].sum(2).all():
         raise NoData(f"no answer of {task} with rounds that all recipes have")
     return found
 
 
-def _by_answer(measurement: Measurement, task: str) -> dict[tuple[str, int, int], Replayed]:
+def by_answer(measurement: Measurement, task: str) -> dict[tuple[str, int, int], Replayed]:
     """Answers with rounds, by prompt, turn and length: another length is another answer."""
     return {
         (item.prompt_id, item.turn, item.num_tokens): item

@@ -206,7 +206,7 @@ class _Session:
         if not self.answers:
             # The target's own answers, also where drafters are trained on others.
             bench, study = self._bench("target"), self.study
-            self.answers = [held_back_answers(bench, study.measure)]
+            self.answers = [held_back_answers(bench, study.train, study.measure)]
             self.answers += [
                 part
                 for run in self.runs

@@ -42,8 +42,8 @@ def train(arguments: list[str]) -> int:
 def study(arguments: list[str]) -> int:
     """Train objectives over seeds and budgets from one TOML file, replay and compare them."""
     command = parse(StudyCommand, arguments, "study")
-    from harness.study import read_study
     from harness.study_runner import run_study
+    from harness.study_toml import read_study
 
     asked = read_study(command.study)
     directory = command.output_dir or Path("studies") / command.study.stem

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from harness.study_metrics import Point
+from harness.study_curves import Point
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.study_view import StudyView

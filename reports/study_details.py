@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness import study_metrics
+from harness import study_curves, study_metrics
 from harness.metrics import overall_mean
 from harness.paired import or_none
 from harness.positions import Positions, positions_of
-from harness.study_metrics import Association
+from harness.study_curves import Association
 from harness.study_records import Measurement, Replayed
 from harness.waste import pooled
 from reports import formatting as form
@@ -127,12 +127,12 @@ def correlation_table(view: StudyView) -> Table | None:
     rows = []
     for name in view.objectives:
         measured = headline_measurements(view, name)
-        found = or_none(study_metrics.reward_association, measured) if measured else None
+        found = or_none(study_curves.reward_association, measured) if measured else None
         if found is not None:
             text = "chain reward of a block, draft tokens accepted"
             rows.append(_correlation_row(text, name, found, "block", "prompt"))
     for words, whole in (("all points of all trainings", True), ("finished trainings", False)):
-        found = or_none(study_metrics.proxy_association, list(view.curves(whole=whole).values()))
+        found = or_none(study_curves.proxy_association, list(view.curves(whole=whole).values()))
         if found is not None:
             text = "train-time τ, replayed τ on held-back prompts"
             rows.append(_correlation_row(text, words, found, "point", "training"))

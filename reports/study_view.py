@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from harness import study_metrics
+from harness import study_curves, study_metrics
 from harness.metrics import NoData
 from harness.paired import or_none
 from harness.study import Arm, Recipe
+from harness.study_curves import Point
 from harness.study_files import StudyResults
-from harness.study_metrics import BySeed, Point, Tau
+from harness.study_metrics import BySeed, Tau
 from harness.study_records import HELD_BACK, Measurement
 from reports import formatting as form
 from reports.grid import Cell
@@ -144,7 +145,7 @@ class StudyView:
             last = item.step == item.arm.recipe.steps
             if item.horizon == item.arm.recipe.block_size and (whole or last):
                 found.setdefault(item.arm, []).append(item)
-        return {arm: study_metrics.curve(items) for arm, items in found.items()}
+        return {arm: study_curves.curve(items) for arm, items in found.items()}
 
 
 def tau_cell(found: Tau | None, row: int = 0) -> Cell:

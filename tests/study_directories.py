@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.study import Arm, read_study
+from harness.study import Arm
 from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study, prepare
 from harness.study_records import Finished, Measurement, Replayed
+from harness.study_toml import read_study
 from harness.waste import Slots
 
 HORIZON = 4

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
 from harness import registry
 from harness.errors import UserError
-from harness.study import FACTORIAL, Arm, Recipe, read_study, row_facts
+from harness.study import FACTORIAL, Arm, Recipe, row_facts
+from harness.study_toml import read_study
 
 STUDIES = Path(__file__).parent / "bench" / "studies"
 

@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
+from harness import study_curves as curves_of
 from harness import study_metrics as metrics
 from harness.metrics import NoData
 from harness.study import Arm, Recipe
@@ -170,7 +171,7 @@ def test_a_curve_is_over_the_answers_of_every_point() -> None:
         measurement(arm(), {"held_back": [2, 2]}, step=5, loss=3.0, train_time_tau=1.1),
         measurement(arm(), {"held_back": [3, 3, 1, 1], "gsm8k": [4]}, loss=2.0),
     ]
-    first, second = metrics.curve(points[::-1])
+    first, second = curves_of.curve(points[::-1])
     assert (first.step, first.loss, first.train_time_tau) == (5, 3.0, 1.1)
     assert (first.tau, second.tau) == pytest.approx((2, 3))
     assert first.num_answers == second.num_answers == 2
@@ -178,37 +179,37 @@ def test_a_curve_is_over_the_answers_of_every_point() -> None:
 
 def test_the_reward_is_held_against_what_was_accepted() -> None:
     taus = [1, 2, 3, 4] * 4
-    rising = metrics.reward_association([measurement(arm(), {"a": taus}, rewards=True)])
+    rising = curves_of.reward_association([measurement(arm(), {"a": taus}, rewards=True)])
     assert (rising.num_pairs, rising.num_clusters) == (4 * (12 + 6 + 4 + 3), 16)
     assert rising.pearson.value == pytest.approx(0.999, abs=1e-3)
     assert 0 < rising.spearman.low < rising.spearman.value < rising.spearman.high < 1
     with pytest.raises(NoData):
-        metrics.reward_association([measurement(arm(), {"a": taus})])
+        curves_of.reward_association([measurement(arm(), {"a": taus})])
 
 
 def test_the_proxy_is_held_against_replayed_tau_over_trainings() -> None:
     def curves(*taus: int):
         return [
-            metrics.curve([measurement(arm(), {"held_back": [k]}, train_time_tau=1 + k * k / 10)])
+            curves_of.curve([measurement(arm(), {"held_back": [k]}, train_time_tau=1 + k * k / 10)])
             for k in taus
         ]
 
-    found = metrics.proxy_association(curves(1, 2, 3, 4, 2, 1))
+    found = curves_of.proxy_association(curves(1, 2, 3, 4, 2, 1))
     assert (found.num_pairs, found.num_clusters) == (6, 6)
     assert found.spearman.value == pytest.approx(1)
     assert 0.9 < found.pearson.value < 1
-    few = metrics.proxy_association(curves(1, 2, 3))
+    few = curves_of.proxy_association(curves(1, 2, 3))
     assert few.spearman.value == pytest.approx(1) and not few.spearman.has_interval
     for wrong in ([], curves(1, 2), curves(2, 2, 2)):
         with pytest.raises(NoData):
-            metrics.proxy_association(wrong)
+            curves_of.proxy_association(wrong)
 
 
 def test_pairs_of_one_cluster_are_drawn_together() -> None:
     x = [float(k % 10) for k in range(200)]
     y = [value + (k // 10) for k, value in enumerate(x)]
-    alone = metrics.association(x, y, list(range(200)))
-    together = metrics.association(x, y, [k // 10 for k in range(200)])
+    alone = curves_of.association(x, y, list(range(200)))
+    together = curves_of.association(x, y, [k // 10 for k in range(200)])
     assert alone.pearson.value == together.pearson.value
     assert (alone.num_clusters, together.num_clusters) == (200, 20)
     assert together.pearson.low != alone.pearson.low
