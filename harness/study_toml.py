@@ -62,11 +62,11 @@ def _study(body: dict[str, Any]) -> Study:
             raise ValueError(f"train.{key} differs between arms; write it as {place}")
     train = _build(TrainConfig, tables["train"], "train")
     axes = _build(Arms, tables["arms"], "arms")
-    objectives = _objectives(axes.objectives, tables["objectives"])
     for name in ("objectives", "seeds", "steps", "block_size", "learning_rate", "responses"):
         if name in tables["arms"] and not getattr(axes, name):
             raise ValueError(f"arms.{name} is empty; give it a value or leave it out")
         require_distinct(f"arms.{name}", getattr(axes, name))
+    objectives = _objectives(axes.objectives, tables["objectives"])
     study = Study(
         train=train,
         objectives=objectives,
