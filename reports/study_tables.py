@@ -87,7 +87,7 @@ def gain_table(view: StudyView) -> Table | None:
         _OBJECTIVE,
         Column(title="Steps"),
         *(
-            Column(title=title, group="Gain in τ, %", markdown=f"gain {title}, %", best="high")
+            Column(title=title, group="Gain in τ, %", markdown=f"gain {title}, %")
             for title, _ in places
         ),
         Column(title="Seeds"),
