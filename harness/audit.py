@@ -1,6 +1,7 @@
 """The losslessness rule: where a committed token is not the argmax, by how much, and what noise is.
 
 Two passes over the same prefix are compared: the run's dtype, and the same target one dtype wider.
+Where an answer may end is no question of logits, and looked at apart.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from harness.audit_records import Deviation
+from harness.records import Generation
 
 WIDER = {"bfloat16": "float32", "float16": "float32", "float32": "float64"}
 """Dtype of the reference by dtype of the run, weights and arithmetic alike."""
@@ -44,3 +46,36 @@ def deviations(
     positions = (rows + first).tolist()
     facts = zip(positions, margins[rows].tolist(), noise.tolist(), strict=True)
     return [Deviation(position=p, margin=m, noise=n) for p, m, n in facts]
+
+
+def wrong_end(
+    answer: Generation, *, stop_ids: frozenset[int], max_new_tokens: int, max_context: int
+) -> str:
+    """How the end of ``answer`` breaks the rules of stopping: words about it, or none.
+
+    Judged from tokens alone and not by `harness.stopping`, which made the end. An answer that says
+    it ended at a stop string may end anywhere within the other rules: the strings are not kept.
+
+    Args:
+        answer: with any tokens and finish reason.
+        stop_ids: the target's.
+        max_new_tokens: the run's.
+        max_context: tokens the target reads, the prompt's and the answer's together.
+    """
+    *before, last = answer.new_tokens
+    behind = next((place for place, token in enumerate(before) if token in stop_ids), None)
+    if behind is not None:
+        return f"goes on behind the stop token at position {behind}"
+    length, room = len(answer.new_tokens), max_context - answer.num_prompt_tokens
+    limit = min(max_new_tokens, room)
+    if length > limit:
+        return f"has {length} tokens, and the limit was {limit}"
+    reason = "stop" if last in stop_ids else None
+    if reason is None and length == limit:
+        reason = "length" if max_new_tokens <= room else "context"
+    said = answer.finish_reason
+    if said == reason or (said == "stop_string" and reason != "stop"):
+        return ""
+    if reason is None:
+        return f"ends after {length} tokens at no stop token, and the limit was {limit}"
+    return f"ended by {reason} and says it was {said}"

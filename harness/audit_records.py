@@ -6,14 +6,14 @@ Verdicts are derived in `harness.verdicts` alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.findings import read_findings, tokens_sha256
+from harness.records import Generation, Key, RecordKey, key_of
 from harness.typed_json import typed, versioned
 
 SCHEMA_VERSION = 1
@@ -54,6 +54,9 @@ class Audit(Key):
     """In order of position."""
     promised: bool = False
     """Whether the run was in exact mode, which promises ``ar_loop``'s tokens."""
+    wrong_end: str = ""
+    """How its end breaks the rules of stopping; empty where it does not, and in older audits, which
+    did not look."""
 
     def __post_init__(self) -> None:
         shorter = min(self.num_tokens, self.num_ar_loop_tokens)
@@ -86,6 +89,7 @@ def make_audit(
     deviations: Sequence[Deviation],
     *,
     exact: bool = False,
+    wrong_end: str = "",
 ) -> Audit:
     """The record of ``generation``, compared with the answer of ``ar_loop``.
 
@@ -107,13 +111,8 @@ def make_audit(
         first_divergence=divergence,
         deviations=tuple(deviations),
         promised=exact and generation.rounds is not None,
+        wrong_end=wrong_end,
     )
-
-
-def tokens_sha256(generation: Generation, ar_loop: Generation) -> str:
-    """Digest of the tokens that an audit is about."""
-    both = [generation.prompt_sha256, generation.new_tokens, ar_loop.new_tokens]
-    return hashlib.sha256(json.dumps(both).encode()).hexdigest()
 
 
 def ar_loop_of(
@@ -142,26 +141,17 @@ def from_json(line: str) -> Audit:
 
 
 def read_audits(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Audit]:
-    """Audits of ``generations``, the last of each; none where there is no file.
+    """Audits of the tokens that ``generations`` hold, as `harness.findings.read_findings` has it.
 
-    A torn last line is left out, and so is what was said of other tokens than the records hold.
-
-    Raises:
-        ValueError: a malformed line; the message names file and line.
-        OSError: the file cannot be read.
+    Those of ``ar_loop`` beside an answer must be the same, too.
     """
-    if not path.exists():
-        return {}
     answers = {key_of(item): item for item in generations}
-    found: dict[RecordKey, Audit] = {}
-    for audit in read_lines(path, from_json):
-        generation = answers.get(key_of(audit))
-        own = None if generation is None else ar_loop_of(generation, answers)
-        if generation is None or own is None:
-            continue
-        if audit.tokens_sha256 == tokens_sha256(generation, own):
-            found[key_of(audit)] = audit
-    return found
+
+    def belongs(audit: Audit, generation: Generation) -> bool:
+        ar_loop = ar_loop_of(generation, answers)
+        return ar_loop is not None and audit.tokens_sha256 == tokens_sha256(generation, ar_loop)
+
+    return read_findings(path, from_json, generations, belongs)
 
 
 def _require(condition: bool, message: str) -> None:

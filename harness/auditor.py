@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from harness import run_files
-from harness.audit import WIDER, deviations
+from harness.audit import WIDER, deviations, wrong_end
 from harness.audit_records import Audit, Deviation, ar_loop_of, make_audit, read_audits
 from harness.conversations import prompt_sha256, turns
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.findings import found_before
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -31,7 +32,8 @@ from targets.base import Scorer, StepScorer, Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
 
-T = TypeVar("T")
+AUDIT_ANEW = "remove the file to audit the run anew."
+"""What to do where earlier audits cannot be read."""
 
 
 class NotAudited(UserError):
@@ -45,6 +47,7 @@ def audit_answers(
     generations: Sequence[Generation],
     path: Path,
     *,
+    max_new_tokens: int,
     exact: bool = False,
 ) -> dict[RecordKey, Audit]:
     """Audit every answer at ``path`` that is not audited yet; all audits there are then.
@@ -57,13 +60,14 @@ def audit_answers(
         tasks: the run's prompts.
         generations: greedy answers.
         path: ``audit.jsonl``; appended to, one line an answer.
+        max_new_tokens: the run's limit.
         exact: whether the run was in exact mode.
 
     Raises:
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
         UserError: prompts or tokens that do not belong together, or unreadable files.
     """
-    found = there_already(path, lambda: read_audits(path, generations))
+    found = found_before(path, lambda: read_audits(path, generations), "audit", AUDIT_ANEW)
     answers = {key_of(item): item for item in generations}
     left = [item for key, item in answers.items() if key not in found and ar_loop_of(item, answers)]
     if not left:
@@ -72,8 +76,17 @@ def audit_answers(
     reference = scorer_of(_load_wider(options))
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
     prompts = prompts_by_turn(target, tasks, answers)
+    end_of = partial(
+        wrong_end,
+        stop_ids=target.stop_ids,
+        max_new_tokens=max_new_tokens,
+        max_context=target.max_context,
+    )
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
-        for audit in _audits(own, reference, left, answers, prompts, exact):
+        for item, differing in _rescored(own, reference, left, prompts):
+            ar_loop = ar_loop_of(item, answers)
+            assert ar_loop is not None
+            audit = make_audit(item, ar_loop, differing, exact=exact, wrong_end=end_of(item))
             writer.append(audit)
             found[key_of(audit)] = audit
             progress.step(f"{audit.method} {audit.task}")
@@ -92,22 +105,15 @@ def verify_run(
         UserError: as `harness.reload.reload_run` and `audit_answers`.
     """
     again = reload_run(config, data_dir)
-    exact = bool(config["target"].get("exact_rows"))
-    return audit_answers(again.options, again.target, again.tasks, generations, path, exact=exact)
-
-
-def there_already(path: Path, read: Callable[[], dict[RecordKey, T]]) -> dict[RecordKey, T]:
-    """What ``read`` finds at ``path``, behind whose last whole line more can be appended.
-
-    Raises:
-        UserError: the file cannot be read.
-    """
-    try:
-        if path.exists() and (torn := run_files.cut_torn_line(path)):
-            say(f"cut off a torn last audit ({torn} bytes)")
-        return read()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{error}; remove the file to audit the run anew.") from error
+    return audit_answers(
+        again.options,
+        again.target,
+        again.tasks,
+        generations,
+        path,
+        max_new_tokens=config["max_new_tokens"],
+        exact=bool(config["target"].get("exact_rows")),
+    )
 
 
 def _load_wider(options: TargetOptions) -> Target:
@@ -163,15 +169,13 @@ def prompt_of(
     return prompt_ids
 
 
-def _audits(
+def _rescored(
     own: Scorer,
     reference: Scorer,
     left: Sequence[Generation],
-    answers: Mapping[RecordKey, Generation],
     prompts: Mapping[tuple[str, str, int], Sequence[int]],
-    exact: bool,
-) -> Iterator[Audit]:
-    """Audits prompt by prompt; answers of equal tokens share one pass."""
+) -> Iterator[tuple[Generation, list[Deviation]]]:
+    """Answers with their deviations, prompt by prompt; equal tokens share one pass."""
     by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
     for item in left:
         by_prompt[item.task, item.prompt_id, item.turn].append(item)
@@ -181,9 +185,7 @@ def _audits(
             prompt_ids = prompt_of(item, prompts)
             if item.new_tokens not in scored:
                 scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
-            ar_loop = ar_loop_of(item, answers)
-            assert ar_loop is not None
-            yield make_audit(item, ar_loop, scored[item.new_tokens], exact=exact)
+            yield item, scored[item.new_tokens]
 
 
 @contextlib.contextmanager

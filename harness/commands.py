@@ -45,8 +45,6 @@ def _run(arguments: list[str]) -> int:
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; {registry.near_misses(preset, PRESETS)}")
     config = _parse(RunConfig, rest, "run", default=PRESETS[preset]())
-    for path in config.plugin:
-        registry.load_plugin(path)
     if config.dry_run:
         from harness.plan import describe, make_plan
 
@@ -97,8 +95,6 @@ def _verify(arguments: list[str]) -> int:
     from reports.run import load_run
 
     config = _parse(VerifyConfig, arguments, "verify")
-    for path in config.plugin:
-        registry.load_plugin(path)
     run = load_run(config.run_dir)
     verify = _verify_greedy if run.config["sampling"]["temperature"] == 0 else _verify_draws
     with alone(RunFiles(config.run_dir)):
@@ -148,8 +144,6 @@ def _score(arguments: list[str]) -> int:
     from reports.run import load_run
 
     config = _parse(ScoreConfig, arguments, "score")
-    for path in config.plugin:
-        registry.load_plugin(path)
     run, files = load_run(config.run_dir), RunFiles(config.run_dir)
     allowed = config.confirm_run_unsafe_code
     with alone(files):
@@ -168,8 +162,6 @@ def _score(arguments: list[str]) -> int:
 def _train(arguments: list[str]) -> int:
     """Train block-diffusion drafters for a target."""
     command = _parse(TrainCommand, arguments, "train")
-    for path in command.plugin:
-        registry.load_plugin(path)
     from drafters.block_diffusion.trainer import train
 
     for checkpoint in train(command.config):
@@ -212,8 +204,6 @@ def _compare(arguments: list[str]) -> int:
 def _quality(arguments: list[str]) -> int:
     """Score methods with lm-evaluation-harness, and compare their answers with ar_loop's."""
     config = _parse(QualityConfig, arguments, "quality")
-    for path in config.plugin:
-        registry.load_plugin(path)
     from harness.lm_eval_quality import evaluate, table
 
     quality = evaluate(config)
@@ -257,9 +247,7 @@ def _doctor(arguments: list[str]) -> int:
 
 def _list(arguments: list[str]) -> int:
     """Show every drafter, target, task, objective and preset."""
-    config = _parse(ListConfig, arguments, "list")
-    for path in config.plugin:
-        registry.load_plugin(path)
+    _parse(ListConfig, arguments, "list")
     presets = {name: (make.__doc__ or "").rstrip(".") for name, make in PRESETS.items()}
     tables = {
         kind: {name: registry.phrase(row) for name, row in registry.table(kind).items()}
@@ -288,10 +276,14 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 
 def _parse(form: type[_T], arguments: list[str], command: str, default: _T | None = None) -> _T:
-    return tyro.cli(
+    """The form filled in, its plug-ins loaded: names in it may be theirs."""
+    config = tyro.cli(
         form,
         args=arguments,
         prog=f"python -m harness {command}",
         default=tyro.MISSING_NONPROP if default is None else default,
         config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
     )
+    for path in getattr(config, "plugin", ()):
+        registry.load_plugin(path)
+    return config

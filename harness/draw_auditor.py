@@ -9,16 +9,17 @@ from typing import Any
 import torch
 
 from harness.auditor import (
+    AUDIT_ANEW,
     place_of,
     prompt_of,
     prompts_by_turn,
     rows_of,
     scorer_of,
     sentences,
-    there_already,
 )
-from harness.draws import Draws, read_draws, tokens_sha256
+from harness.draws import Draws, read_draws
 from harness.errors import UserError
+from harness.findings import found_before, tokens_sha256
 from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
@@ -53,7 +54,7 @@ def audit_draws(
         NotAudited: the target cannot score, or memory ran out.
         UserError: prompts or tokens that do not belong together, or unreadable files.
     """
-    found = there_already(path, lambda: read_draws(path, generations))
+    found = found_before(path, lambda: read_draws(path, generations), "audit", AUDIT_ANEW)
     left = [item for item in generations if key_of(item) not in found]
     if not left:
         return found

@@ -6,13 +6,13 @@ What they mean is judged in `harness.distribution` alone.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.findings import read_findings, tokens_sha256
+from harness.records import Generation, Key, RecordKey
 from harness.typed_json import typed, versioned
 
 SCHEMA_VERSION = 1
@@ -51,12 +51,6 @@ class Draws(Key):
                 raise ValueError(f"above {above} and given {given} are more than 1 together")
 
 
-def tokens_sha256(generation: Generation) -> str:
-    """Digest of the tokens that a line is about."""
-    both = [generation.prompt_sha256, generation.new_tokens]
-    return hashlib.sha256(json.dumps(both).encode()).hexdigest()
-
-
 def to_json(draws: Draws) -> str:
     """One JSON line, without the newline."""
     return json.dumps(
@@ -74,20 +68,9 @@ def from_json(line: str) -> Draws:
 
 
 def read_draws(path: Path, generations: Sequence[Generation]) -> dict[RecordKey, Draws]:
-    """Draws of ``generations``, the last of each; none where there is no file.
+    """Draws of the tokens that ``generations`` hold, as `harness.findings.read_findings` has it."""
 
-    A torn last line is left out, and so is what was said of other tokens than the records hold.
+    def belongs(draws: Draws, generation: Generation) -> bool:
+        return draws.tokens_sha256 == tokens_sha256(generation)
 
-    Raises:
-        ValueError: a malformed line; the message names file and line.
-        OSError: the file cannot be read.
-    """
-    if not path.exists():
-        return {}
-    answers = {key_of(item): item for item in generations}
-    found: dict[RecordKey, Draws] = {}
-    for draws in read_lines(path, from_json):
-        generation = answers.get(key_of(draws))
-        if generation is not None and draws.tokens_sha256 == tokens_sha256(generation):
-            found[key_of(draws)] = draws
-    return found
+    return read_findings(path, from_json, generations, belongs)

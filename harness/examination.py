@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,22 +48,25 @@ def examine(
     """Time the parts of a round, audit and score, as far as that was not done before."""
     num_mismatches, num_scored = None, 0
     problems: list[UserError] = []
-    try:
+    with _collected(problems):
         _measure_stages(plan, target, methods, files, generations)
-    except UserError as error:
-        problems.append(error)
-    try:
+    with _collected(problems):
         num_mismatches = _audit(plan, target, files, generations)
-    except UserError as error:
-        problems.append(error)
-    try:
+    with _collected(problems):
         num_scored = _score(plan, files, generations)
-    except UserError as error:
-        problems.append(error)
     for later in problems[1:]:
         say(str(later))
     problem = problems[0] if problems else None
     return Examination(num_mismatches=num_mismatches, num_scored=num_scored, problem=problem)
+
+
+@contextlib.contextmanager
+def _collected(problems: list[UserError]) -> Iterator[None]:
+    """Let one part fail without keeping the next from being done."""
+    try:
+        yield
+    except UserError as error:
+        problems.append(error)
 
 
 def _measure_stages(
@@ -107,10 +111,15 @@ def _audit_greedy(
 ) -> int | None:
     from harness.auditor import NotAudited, audit_answers
 
-    exact = plan.config.exact
     try:
         audits = audit_answers(
-            plan.target, target, plan.tasks, generations, files.audit, exact=exact
+            plan.target,
+            target,
+            plan.tasks,
+            generations,
+            files.audit,
+            max_new_tokens=plan.max_new_tokens,
+            exact=plan.config.exact,
         )
     except NotAudited as error:  # what was audited before is judged all the same
         say(str(error))

@@ -25,7 +25,7 @@ from harness.model_args import BASELINE, ModelArgs
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
 from harness.provenance import environment
-from harness.run_files import machine
+from harness.same_run import machine
 from harness.score_records import CodeFacts
 from harness.shards import place
 from harness.whole_file import write_json

@@ -111,6 +111,7 @@ def task_facts(plan: Plan) -> list[dict[str, Any]]:
             "task": name,
             "source": dataclasses.asdict(chosen.source),
             "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
+            "num_turns": [len(prompt.turns) for prompt in chosen.prompts],
         }
         for name, chosen in plan.tasks.items()
     ]

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.registry import loaded_plugins
+
 SCHEMA_VERSION = 1
 
 _PACKAGES = (
@@ -36,6 +38,7 @@ def environment(argv: Sequence[str]) -> dict[str, Any]:
         "dirty": dirty,
         "argv": list(argv),
         "versions": versions(),
+        "plugins": [{"name": n, "sha256": digest} for n, digest in loaded_plugins().items()],
         "hardware": hardware(),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -6,6 +6,7 @@ Importing this module, or listing what is registered, imports no torch.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import sys
@@ -47,6 +48,7 @@ class Entry:
 BLOCK_DIFFUSION = "drafters.block_diffusion.drafter:build"
 
 _PLUGINS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
+_LOADED: dict[str, str] = {}
 
 
 def table(kind: str) -> dict[str, Any]:
@@ -125,6 +127,12 @@ def load_plugin(path: Path) -> None:
         raise
     for kind, name, row in rows:
         _PLUGINS[kind][name] = row
+    _LOADED[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def loaded_plugins() -> dict[str, str]:
+    """SHA-256 of every plug-in file that was loaded, by its name; no two can share one."""
+    return dict(sorted(_LOADED.items()))
 
 
 def _registered(kind: str) -> dict[str, Any]:

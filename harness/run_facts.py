@@ -87,6 +87,8 @@ class TaskFacts(TypedDict):
     task: str
     source: SourceFacts
     prompt_ids: list[str]
+    num_turns: NotRequired[list[int]]
+    """Of each prompt, in the same order."""
 
 
 class SamplingFacts(TypedDict):
@@ -119,10 +121,18 @@ class ResumedFacts(TypedDict):
     started_at: str
 
 
+class PluginFacts(TypedDict):
+    """A plug-in file."""
+
+    name: str
+    sha256: str
+
+
 class EnvironmentFacts(ResumedFacts):
     """``environment.json``."""
 
     argv: list[str]
     versions: dict[str, str | None]
     hardware: dict[str, str | int | float | bool | None]
+    plugins: NotRequired[list[PluginFacts]]
     resumed: NotRequired[list[ResumedFacts]]

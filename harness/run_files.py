@@ -15,11 +15,9 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.records import Generation, Record, RecordKey, key_of, read_records, to_json
+from harness.same_run import machine, plugins, refuse_difference, settings
 from harness.typed_json import parse_json, typed
 from harness.whole_file import write_json, write_text
-
-_MACHINE = ("cpu", "gpu", "num_threads")
-"""Hardware facts that may not change within a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +155,11 @@ def reopen(
         began = typed(dict[str, Any], parse_json(files.config.read_text(encoding="utf-8")))
         where = typed(dict[str, Any], parse_json(files.environment.read_text(encoding="utf-8")))
         before = typed(list[Any], where.get("resumed", []), "resumed")
-        began.pop("run_id", None)
-        refuse_difference(began, json.loads(json.dumps(config)), "configuration")
+        now = json.loads(json.dumps(config))
+        refuse_difference(settings(began), settings(now), "configuration")
         refuse_difference(machine(where), machine(environment), "environment")
+        if "plugins" in where:  # not in older runs
+            refuse_difference(plugins(where), plugins(environment), "plug-in")
         torn = sum(cut_torn_line(path) for path in (files.records, *files.parts))
         records = read_all(files)
     except (OSError, ValueError) as error:
@@ -204,23 +204,6 @@ def merge(files: RunFiles, order: Sequence[RecordKey]) -> None:
         path.unlink()
 
 
-def refuse_difference(began: Any, now: Any, what: str) -> None:
-    """Raise `UserError` naming the first field in which two JSON values differ."""
-    found = first_difference(began, now)
-    if found is not None:
-        field, old, new = found
-        raise UserError(
-            f"cannot resume: {what} field {field} was {old} and is now {new}; repeat the flags "
-            "the run began with, or start a new run."
-        )
-
-
-def first_difference(first: Any, second: Any) -> tuple[str, str, str] | None:
-    """Dotted name of the first field in which two JSON values differ, and what each says."""
-    found = _difference(first, second, "")
-    return found and (found[0], _short(found[1]), _short(found[2]))
-
-
 def cut_torn_line(path: Path) -> int:
     """Truncate ``path`` behind its last newline; the number of bytes removed."""
     data = path.read_bytes()
@@ -248,34 +231,3 @@ def save_text(path: Path, text: str) -> None:
 def save_json(path: Path, body: Mapping[str, Any]) -> None:
     """`save_text` of indented JSON."""
     save_text(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
-
-
-def machine(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """What of an environment may not change within a run."""
-    found = {
-        part: typed(dict[str, Any], environment.get(part), part)
-        for part in ("hardware", "versions")
-    }
-    return {
-        "hardware": {name: found["hardware"].get(name) for name in _MACHINE},
-        "versions": {name: found["versions"].get(name) for name in ("torch", "transformers")},
-    }
-
-
-def _difference(began: Any, now: Any, field: str) -> tuple[str, Any, Any] | None:
-    """Dotted name and both values of the first difference, depth first."""
-    if isinstance(began, dict) and isinstance(now, dict):
-        keys = [*began, *(key for key in now if key not in began)]
-        pairs = [(f"{field}.{key}".lstrip("."), began.get(key), now.get(key)) for key in keys]
-    elif isinstance(began, list) and isinstance(now, list) and len(began) == len(now):
-        pairs = [
-            (f"{field}[{index}]", *pair) for index, pair in enumerate(zip(began, now, strict=True))
-        ]
-    else:
-        return None if began == now else (field, began, now)
-    return next((found for n, a, b in pairs if (found := _difference(a, b, n))), None)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."

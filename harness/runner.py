@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import plan as planning
-from harness import run_files, shards
+from harness import run_files, same_run, shards
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.examination import Examination, examine
@@ -190,7 +190,11 @@ def _open(
 
     While ``held`` is open, no other run may work on it.
     """
-    own = {"config": shards.without_device(facts), "environment": run_files.machine(where)}
+    own = {
+        "config": shards.without_device(facts),
+        "environment": same_run.machine(where),
+        "plugins": same_run.plugins(where),
+    }
     directory = None
     if ring.place.is_first:
         files = _open_alone(plan, methods, facts, where, held)

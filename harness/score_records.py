@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypedDict, get_args
 
 from harness.errors import UserError
-from harness.records import Generation, Key, RecordKey, key_of, read_lines
+from harness.findings import read_findings
+from harness.records import Generation, Key, RecordKey, key_of
 from harness.run_files import RunFiles
 from harness.typed_json import typed, versioned
 from tasks.grading import Verdict
@@ -146,25 +147,20 @@ def scoring_json(scoring: Scoring) -> dict[str, Any]:
 def read_scores(
     path: Path, scoring: Scoring | None, generations: Sequence[Generation]
 ) -> dict[RecordKey, Score]:
-    """Scores of ``generations`` by the rules of ``scoring``, the last of each.
+    """Scores of the texts that ``generations`` hold, by the rules of ``scoring``.
 
-    A torn last line is left out, and so is what was said of another text or by another rule.
-
-    Raises:
-        ValueError: a malformed line; the message names file and line.
-        OSError: the file cannot be read.
+    As `harness.findings.read_findings` has it.
     """
-    if scoring is None or not path.exists():
+    if scoring is None:
         return {}
-    answers = {key_of(item): item for item in generations}
-    found: dict[RecordKey, Score] = {}
-    for score in read_lines(path, from_json):
-        generation, task = answers.get(key_of(score)), scoring.tasks.get(score.task)
-        if generation is None or task is None or score.rule != task.rule:
-            continue
-        if score.text_sha256 == text_sha256(generation.text):
-            found[key_of(score)] = score
-    return found
+
+    def belongs(score: Score, generation: Generation) -> bool:
+        task = scoring.tasks.get(score.task)
+        if task is None or score.rule != task.rule:
+            return False
+        return score.text_sha256 == text_sha256(generation.text)
+
+    return read_findings(path, from_json, generations, belongs)
 
 
 def read_scored(files: RunFiles, generations: Sequence[Generation]) -> Scored:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry, run_files
 from harness.errors import FAILURES, UserError, one_line
+from harness.findings import found_before
 from harness.line_writers import ScoreWriter
 from harness.plan import prompts_of_run
 from harness.progress import Progress, say
@@ -114,7 +115,12 @@ def score_answers(
         return Scored(None, {})
     before = _scoring_before(files, rules)
     scoring = Scoring(tasks=rules, code=before.code if before else None)
-    found = _there_already(files, scoring, generations)
+    found = found_before(
+        files.scores,
+        lambda: read_scores(files.scores, scoring, generations),
+        "score",
+        remove_both(files),
+    )
     jobs = list(_jobs(tasks, graders, generations, found, run_code=run_code))
     programs, rest = _apart(jobs)
     if scoring != before:
@@ -291,12 +297,3 @@ def _scoring_before(files: RunFiles, rules: Mapping[str, TaskRule]) -> Scoring |
                 f"{remove_both(files)}"
             )
     return before
-
-
-def _there_already(files: RunFiles, scoring: Scoring, generations: Sequence[Generation]) -> Scores:
-    try:
-        if files.scores.exists() and (torn := run_files.cut_torn_line(files.scores)):
-            say(f"cut off a torn last score ({torn} bytes)")
-        return read_scores(files.scores, scoring, generations)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{error}; {remove_both(files)}") from error

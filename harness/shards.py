@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.plan import Plan
 from harness.records import Generation, Record
-from harness.run_files import first_difference
+from harness.same_run import first_difference
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store

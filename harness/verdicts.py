@@ -39,6 +39,8 @@ def verdict(audit: Audit) -> Verdict:
     """
     if any(not stands(item) for item in audit.deviations) or ends_elsewhere(audit):
         return "MISMATCH"
+    if audit.wrong_end:  # also where the answer had parted from ar_loop's before
+        return "MISMATCH"
     if audit.promised and audit.first_divergence is not None:
         return "MISMATCH"
     return "exact" if audit.first_divergence is None else "ties only"
@@ -120,6 +122,8 @@ def mismatches(audits: Iterable[Audit]) -> list[tuple[Audit, Deviation | None]]:
 def describe_mismatch(audit: Audit, deviation: Deviation | None) -> str:
     """One line for a person."""
     place = _place(audit)
+    if deviation is None and audit.wrong_end:
+        return f"MISMATCH: {place}: {audit.wrong_end}"
     if deviation is None and not ends_elsewhere(audit):
         return (
             f"MISMATCH: {place}: parts from ar_loop at position {audit.first_divergence}, "

@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.metrics import NoData, Sides
 from harness.paired import Estimate
 from harness.records import Generation, key_of
+from harness.same_run import plugins
 from reports import formatting as form
 from reports.run import Run, conditions
 from reports.tables import OVERALL
@@ -167,6 +168,9 @@ def _different(run_a: Run, run_b: Run) -> dict[str, str]:
         {f"prompts of {task['task']}": task["source"] for task in run.config["tasks"]}
         for run in (run_a, run_b)
     )
+    plugins_a, plugins_b = plugins(run_a.environment), plugins(run_b.environment)
+    for name in (name for name in plugins_a if name in plugins_b):
+        facts_a[f"plug-in {name}"], facts_b[f"plug-in {name}"] = plugins_a[name], plugins_b[name]
     for name in (name for name in sources_a if name in sources_b):
         for facts, source in ((facts_a, sources_a[name]), (facts_b, sources_b[name])):
             facts[name] = f"{source['kind']} {form.digest(source['digest'])}"

@@ -143,8 +143,9 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "itself, their mean difference taken off. Where that is not enough, noise is measured a "
         "second time in passes of one token, whose kernels round differently. exact: every token "
         "stands and the answer is ar_loop's, token for token. ties only: every token stands. "
-        "MISMATCH: a token does not stand, or the answer ends where ar_loop's does not, or in "
-        "exact mode is another at all. "
+        "MISMATCH: a token does not stand, or the answer ends where no stop token, limit or "
+        "context ends it, or goes on where one does, or is a beginning of ar_loop's or the other "
+        "way round, or in exact mode is another at all. "
         "The column shows a method's worst verdict. It is blank where no answer was audited.",
     ),
     (

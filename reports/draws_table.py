@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.distribution import Check, checks
+from harness.distribution import Check
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
@@ -12,7 +12,7 @@ def draws_table(group: Comparison) -> Table | None:
     """The distribution check of every method; None where no draws were audited."""
     rows = []
     for run, item in group.ranked():
-        found = checks(run.of(item["method"]), run.draws)
+        found = group.checks[run.run_id]
         if item["method"] in found:
             cells = (group.label(run, item["method"]), *_cells(found[item["method"]]))
             rows.append(Row(cells=cells, muted=item["kind"] == "baseline"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +12,6 @@ from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
 from reports.tables import failure_frame
-
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def checkpoint_table(group: Comparison) -> Table | None:
@@ -30,7 +27,8 @@ def checkpoint_table(group: Comparison) -> Table | None:
     return Table(
         title="Checkpoints",
         note="Objective: γ of the positional weights (∞ is uniform), weights of the first-error "
-        "focal term and of the chain reward, and how the cross-entropy was reduced.",
+        "focal term and of the chain reward, and how the cross-entropy was reduced. Everything "
+        "else that is known of a training is in the run's config.json.",
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="γ"),
@@ -64,7 +62,7 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
         Cell(text=form.count(parameters) if parameters else form.BLANK, value=parameters),
         Cell(text=form.digest(digest), title=form.text(digest)),
         Cell(text=form.text(checkpoint.get("path"))),
-        Cell(text=" · ".join(_facts(training, "")) or form.BLANK),
+        Cell(text=_in_short(training)),
     ]
 
 
@@ -92,17 +90,17 @@ def _softmax_rows(training: Mapping[str, Any]) -> str:
     return "restricted" if vocabulary is None else f"restricted to {form.count(vocabulary)}"
 
 
-def _facts(training: Mapping[str, Any], prefix: str) -> list[str]:
-    """Names and values of the plain facts, nested ones with dotted names; lists are left out."""
-    found: list[str] = []
-    for name, value in training.items():
-        if isinstance(value, Mapping) and name != "objective":
-            found += _facts(value, f"{prefix}{name}.")
-        elif isinstance(value, str) and _DIGEST.fullmatch(value):
-            found.append(f"{prefix}{name} {form.digest(value)}")
-        elif isinstance(value, str | int | float):
-            found.append(f"{prefix}{name} {value}")
-    return found
+def _in_short(training: Mapping[str, Any]) -> str:
+    """What tells one training from another and has no column: variant, data, seed and machine."""
+    machine = training.get("hardware")
+    facts = {
+        "": training.get("name"),
+        "data ": training.get("data", {}).get("name"),
+        "seed ": training.get("seed"),
+        "on ": form.hardware(machine) if isinstance(machine, Mapping) else None,
+    }
+    known = (f"{word}{value}" for word, value in facts.items() if value is not None)
+    return " · ".join(known) or form.BLANK
 
 
 def source_table(group: Comparison) -> Table:
@@ -231,8 +229,8 @@ def mismatch_table(group: Comparison) -> Table | None:
     return Table(
         title="MISMATCH",
         note="Answers with a token that noise does not explain: the first such position, counted "
-        "from 0. Without a position every token stands; the answer ends where ar_loop's does not, "
-        "or is another although exact mode promised the same.",
+        "from 0. Without a position every token stands; the answer ends where it must not, or "
+        "is another although exact mode promised the same.",
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from harness.distribution import Check, checks
 from reports.grid import Cell
 from reports.run import Run
 from reports.tables import OVERALL, headline_baseline, position_frame, score_frame
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Runs of one group, and their numbers."""
 
@@ -24,12 +25,20 @@ class Comparison:
     """`reports.tables.score_frame`."""
     positions: pd.DataFrame
     """Frames of `reports.tables.position_frame` in one."""
+    checks: Mapping[str, Mapping[str, Check | None]]
+    """By run id: `harness.distribution.checks`, of the methods that have draws."""
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Comparison:
         """The numbers of ``runs``."""
         positions = pd.concat([position_frame(run) for run in runs], ignore_index=True)
-        return cls(tuple(runs), headline_baseline(runs), score_frame(runs), positions)
+        return cls(
+            runs=tuple(runs),
+            headline=headline_baseline(runs),
+            scores=score_frame(runs),
+            positions=positions,
+            checks={run.run_id: checks(run.generations, run.draws) for run in runs},
+        )
 
     @property
     def first(self) -> Run:

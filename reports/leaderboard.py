@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harness import metrics
-from harness.distribution import checks, describe_check
+from harness.distribution import describe_check
 from harness.paired import or_none
 from harness.verdicts import tally
 from reports import differences, load_mark
@@ -33,7 +33,7 @@ def main_table(group: Comparison) -> Table:
                     load_mark.marked(group.label(run, item["method"]), run, item["method"]),
                     *_draft_cells(item),
                     *_value_cells(scores, tasks),
-                    _lossless_cell(run, item["method"]),
+                    _lossless_cell(group, run, item["method"]),
                 ),
                 muted=not competes(item),
                 oracle=is_oracle(item),
@@ -143,10 +143,10 @@ def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) 
     ]
 
 
-def _lossless_cell(run: Run, method: str) -> Cell:
+def _lossless_cell(group: Comparison, run: Run, method: str) -> Cell:
     """The worst verdict; on how many answers, where that is not all of them."""
     own = run.of(method)
-    if drawn := checks(own, run.draws).get(method):
+    if drawn := group.checks[run.run_id].get(method):
         return Cell(text=drawn.verdict, title=describe_check(method, drawn))
     found = tally(own, run.audits)
     if found.worst is None:
@@ -219,7 +219,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"MISMATCH: {wrong} of {total} answers of {method} are not the target's; listed "
                 "below."
             )
-        drawn = checks(run.of(method), run.draws).get(method)
+        drawn = group.checks[run.run_id].get(method)
         if drawn is not None and drawn.verdict == "MISMATCH":
             found.append(f"MISMATCH: the draws of {method} are not the target's; see below.")
         if is_oracle(item):

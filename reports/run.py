@@ -79,17 +79,25 @@ class Run:
     def num_missing(self, method: str) -> int:
         """Conversations of which one method lacks a turn: the run is unfinished.
 
-        Any method's record, of any repeat, shows that there is a turn; the first there always is.
+        Where ``config.json`` does not tell how many there are, any method's record, of any repeat,
+        shows that there is a turn; the first there always is.
         """
         asked = (*self.generations, *self.failures)
-        turns: dict[tuple[str, str], set[int]] = {}
+        num_turns = {
+            (task["task"], prompt_id): count
+            for task in self.config["tasks"]
+            for prompt_id, count in zip(task["prompt_ids"], task.get("num_turns", ()), strict=False)
+        }
         for item in asked:
-            turns.setdefault((item.task, item.prompt_id), {1}).add(item.turn)
+            place = item.task, item.prompt_id
+            num_turns[place] = max(num_turns.get(place, 1), item.turn)
         found: dict[tuple[str, str, int], set[int]] = {}
         for item in asked:
             if item.method == method:
                 found.setdefault((item.task, item.prompt_id, item.repeat), set()).add(item.turn)
-        whole = sum(turns[task, prompt] <= have for (task, prompt, _), have in found.items())
+        whole = sum(
+            len(have) >= num_turns[task, prompt] for (task, prompt, _), have in found.items()
+        )
         return self.num_conversations - whole
 
     def of(self, method: str, task: str | None = None) -> list[Generation]:

@@ -22,6 +22,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "harness"))
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No plug-ins now, and none left over; a test's own are called ``my_…``."""
     monkeypatch.setattr(registry, "_PLUGINS", {kind: {} for kind in registry.KINDS})
+    monkeypatch.setattr(registry, "_LOADED", {})
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:

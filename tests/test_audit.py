@@ -17,10 +17,11 @@ from run_directories import generation
 from test_lossless import DRAFTERS
 
 from harness import auditor
-from harness.audit import deviations
+from harness.audit import deviations, wrong_end
 from harness.audit_records import Deviation
 from harness.decode import generate
 from harness.sampling import Sampling
+from harness.stopping import Stopping
 from harness.verdicts import stands
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -102,6 +103,68 @@ def test_logits_that_are_not_finite_are_refused() -> None:
     wide = torch.tensor([[1.0, math.nan]])
     with pytest.raises(ValueError, match="margin = nan"):
         deviations(wide, wide, torch.tensor([0]))
+
+
+# Where an answer ends
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reason", "room", "said"),
+    [
+        ((4, 5, 2), "stop", 9, ""),
+        ((2,), "stop", 9, ""),
+        ((4, 5, 4, 5, 4, 5), "length", 9, ""),
+        ((4, 5, 4, 5, 4, 5), "length", 6, ""),
+        ((4, 5, 4, 5, 4, 2), "stop", 6, ""),
+        ((4, 5, 4), "context", 3, ""),
+        ((4, 5), "stop_string", 9, ""),
+        ((4, 5, 4, 5, 4, 5), "stop_string", 9, ""),
+        ((4, 5), "length", 9, "ends after 2 tokens at no stop token, and the limit was 6"),
+        ((4, 5), "stop", 9, "ends after 2 tokens at no stop token, and the limit was 6"),
+        ((4, 5), "context", 3, "ends after 2 tokens at no stop token, and the limit was 3"),
+        ((2, 5, 2), "stop", 9, "goes on behind the stop token at position 0"),
+        ((4, 3, 5, 2), "stop", 9, "goes on behind the stop token at position 1"),
+        ((4, 2, 5), "stop_string", 9, "goes on behind the stop token at position 1"),
+        ((4,) * 7, "length", 9, "has 7 tokens, and the limit was 6"),
+        ((4, 5, 2), "context", 2, "has 3 tokens, and the limit was 2"),
+        ((4, 5, 2), "length", 9, "ended by stop and says it was length"),
+        ((4, 5, 2), "stop_string", 9, "ended by stop and says it was stop_string"),
+        ((4, 5, 4), "length", 3, "ended by context and says it was length"),
+        ((4, 5, 4, 5, 4, 5), "context", 6, "ended by length and says it was context"),
+    ],
+)
+def test_an_end_has_a_reason(tokens: tuple[int, ...], reason: str, room: int, said: str) -> None:
+    made = generation(num_new_tokens=len(tokens), finish_reason=reason, num_prompt_tokens=20)
+    answer = dataclasses.replace(made, new_tokens=tokens)
+    stop_ids = frozenset({2, 3})
+    assert wrong_end(answer, stop_ids=stop_ids, max_new_tokens=6, max_context=20 + room) == said
+
+
+@given(
+    tokens=st.lists(st.integers(0, 9), min_size=1, max_size=12),
+    stop_ids=st.frozensets(st.integers(0, 9), max_size=3),
+    max_new_tokens=st.integers(1, 9),
+    room=st.integers(1, 9),
+    sizes=st.lists(st.integers(1, 4), min_size=12, max_size=12),
+)
+def test_the_loop_ends_answers_as_the_audit_has_it(
+    tokens: list[int],
+    stop_ids: frozenset[int],
+    max_new_tokens: int,
+    room: int,
+    sizes: list[int],
+) -> None:
+    stopping = Stopping(stop_ids=stop_ids, max_new_tokens=max_new_tokens, room=room)
+    for size in sizes:
+        if stopping.reason is None and tokens:
+            stopping.commit(tokens[:size])
+            tokens = tokens[size:]
+    made = generation(num_new_tokens=1, finish_reason=stopping.reason or "stop")
+    answer = dataclasses.replace(made, new_tokens=tuple(stopping.tokens))
+    found = wrong_end(
+        answer, stop_ids=stop_ids, max_new_tokens=max_new_tokens, max_context=20 + room
+    )
+    assert (found == "") == (stopping.reason is not None)
 
 
 # Honest decoding

@@ -57,6 +57,7 @@ def audits(draw: st.DrawFn) -> Audit:
             "num_ar_loop_tokens": other,
             "first_divergence": None if equal else divergence,
             "deviations": tuple(deviation(p, draw(size), draw(size)) for p in places),
+            "wrong_end": draw(st.text(max_size=5)),
         }
     )
 
@@ -105,6 +106,12 @@ def test_other_objects_are_refused(wrong: dict[str, Any]) -> None:
     body = {**json.loads(to_json(Audit(**FACTS))), **wrong}
     with pytest.raises(ValueError):
         from_json(json.dumps(body))
+
+
+def test_audits_from_before_ends_were_looked_at_are_read() -> None:
+    body = json.loads(to_json(Audit(**FACTS)))
+    del body["wrong_end"]
+    assert from_json(json.dumps(body)) == Audit(**FACTS)
 
 
 def test_first_divergence() -> None:

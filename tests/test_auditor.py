@@ -13,12 +13,13 @@ import torch
 from tiny_model import write_model
 
 from drafters.base import Proposal
-from harness import verify
+from harness import decode, verify
 from harness.audit_records import read_audits
 from harness.cli import main
 from harness.errors import UserError
 from harness.records import Generation, key_of, read_records, to_json
 from harness.run_files import RunFiles, alone
+from harness.stopping import Stopping
 from harness.verdicts import verdict
 from targets.transformers_lm import TransformersTarget
 
@@ -153,6 +154,41 @@ def test_tampered_records_are_found(
     )
     assert "1 MISMATCH, 0 not audited" in second.out
     assert "audit    1 answers" in second.err  # the others were as they had been
+
+
+def test_a_loop_that_ends_too_soon_fails_the_run(
+    flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All methods alike, so that no answer is another's beginning."""
+    honest = decode.stopping_for
+
+    def hasty(target: Any, prompt_ids: Any, max_new_tokens: int, stop_strings: Any) -> Stopping:
+        return honest(target, prompt_ids, max_new_tokens - 3, stop_strings)
+
+    monkeypatch.setattr(decode, "stopping_for", hasty)
+    done = Measured(capsys, *flags, "--dtype", "float32", "--baseline", "ar_loop")
+    cut = [item for item in answers(done.directory) if item.finish_reason == "length"]
+    assert cut and done.status == 1 and done.summary["num_mismatches"] == len(cut)
+    line = "ends after 21 tokens at no stop token, and the limit was 24"
+    assert done.err.count(line) == len(cut)
+
+
+def test_an_answer_that_goes_on_behind_a_stop_token_is_found(
+    flags: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    toy_plugin: Path,
+) -> None:
+    done = Measured(capsys, *flags, "--dtype", "float32", "--baseline", "ar_loop")
+    assert done.status == 0
+    token = answers(done.directory)[0].new_tokens[5]
+    late = [item for item in answers(done.directory) if token in item.new_tokens[:-1]]
+    (done.directory / "audit.jsonl").unlink()
+    stop_ids = frozenset({2, token})
+    monkeypatch.setattr("targets.transformers_lm._stop_ids", lambda model, tokenizer: stop_ids)
+    found = again(capsys, done.directory, toy_plugin)
+    assert found.status == 1 and found.err.count("goes on behind the stop token") == len(late)
+    assert found.summary["num_mismatches"] >= len(late) >= 2
 
 
 def test_a_partial_run_is_audited_as_far_as_it_goes(

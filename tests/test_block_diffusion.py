@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from drafters.block_diffusion.block_attention import BlockLayout
 from drafters.block_diffusion.data import Blocks, TrainingSequence, draw_anchors, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
@@ -54,72 +55,86 @@ def model(target) -> BlockDiffusionModel:
     return initial_model(small_config(target), head, seed=1, dtype=torch.float64).eval()
 
 
-def batch(model, num_blocks: int = 3, length: int = 20):
+LENGTHS = (20, 17)
+ANCHORS = ((3, 9, 15), (2, 8))
+SECOND = LENGTHS[0]
+"""First context row of the second sequence."""
+
+
+def layout(lengths=LENGTHS, anchors=ANCHORS, block_size=BLOCK) -> Blocks:
+    """Blocks whose tokens and labels do not matter."""
+    sequences = [TrainingSequence(tuple(range(length)), 1) for length in lengths]
+    return make_blocks(sequences, [np.array(a, np.int64) for a in anchors], block_size)
+
+
+def batch(model, blocks: Blocks | None = None):
+    blocks = layout() if blocks is None else blocks
     draw = torch.Generator().manual_seed(0)
     width = model.config.hidden_size
-    features = torch.randn(2, length, 2 * width, generator=draw, dtype=torch.float64)
-    noise = torch.randn(2, num_blocks, BLOCK, width, generator=draw, dtype=torch.float64)
-    anchors = torch.tensor([[3, 9, 15], [2, 8, 14]])
-    return noise, features, anchors
+    shape = (len(blocks.anchors), blocks.labels.shape[1] + 1, width)
+    features = torch.randn(sum(blocks.lengths), 2 * width, generator=draw, dtype=torch.float64)
+    noise = torch.randn(shape, generator=draw, dtype=torch.float64)
+    return noise, features, blocks
 
 
 def test_context_at_or_after_the_anchor_is_invisible(model):
-    noise, features, anchors = batch(model)
-    before = model(noise, features, anchors)
+    noise, features, blocks = batch(model)
+    before = model(noise, features, blocks)
     changed = features.clone()
-    changed[:, 9:] += 10  # block 0 and, in the first sequence, block 1 (anchor 9) end before it
-    after = model(noise, changed, anchors)
-    assert torch.equal(before[:, 0], after[:, 0])
-    assert torch.equal(before[0, 1], after[0, 1])
-    assert torch.equal(before[1, 1], after[1, 1])
-    assert not torch.allclose(before[0, 2], after[0, 2])
+    changed[9:20] += 10  # of the first sequence; its blocks 0 and 1 (anchor 9) end before it
+    changed[SECOND + 8 :] += 10
+    after = model(noise, changed, blocks)
+    assert torch.equal(before[[0, 1, 3, 4]], after[[0, 1, 3, 4]])
+    assert not torch.allclose(before[2], after[2])
 
 
 def test_context_before_the_anchor_is_visible(model):
-    noise, features, anchors = batch(model)
-    before = model(noise, features, anchors)
-    for block in range(3):
+    noise, features, blocks = batch(model)
+    before = model(noise, features, blocks)
+    for block, (anchor, owner) in enumerate(zip(blocks.anchors, blocks.owner, strict=True)):
         changed = features.clone()
-        changed[0, anchors[0, block] - 1] += 10
-        assert not torch.allclose(before[0, block], model(noise, changed, anchors)[0, block])
+        changed[owner * SECOND + anchor - 1] += 10
+        assert not torch.allclose(before[block], model(noise, changed, blocks)[block])
 
 
 def test_another_block_and_another_sequence_are_invisible(model):
-    noise, features, anchors = batch(model)
-    before = model(noise, features, anchors)
+    noise, features, blocks = batch(model)
+    before = model(noise, features, blocks)
     changed = noise.clone()
-    changed[0, 1] += 10
-    after = model(changed, features, anchors)
-    assert torch.equal(before[0, [0, 2]], after[0, [0, 2]])
-    assert torch.equal(before[1], after[1])
-    assert not torch.allclose(before[0, 1], after[0, 1])
+    changed[1] += 10
+    after = model(changed, features, blocks)
+    others = [0, 2, 3, 4]
+    assert torch.equal(before[others], after[others])
+    assert not torch.allclose(before[1], after[1])
+    moved = features.clone()
+    moved[:SECOND] += 10
+    assert torch.equal(before[3:], model(noise, moved, blocks)[3:])
 
 
 def test_a_block_sees_itself_in_both_directions(model):
-    noise, features, anchors = batch(model)
-    before = model(noise, features, anchors)
+    noise, features, blocks = batch(model)
+    before = model(noise, features, blocks)
     for changed_row in (0, BLOCK - 1):
         changed = noise.clone()
-        changed[0, 0, changed_row] += 10
-        after = model(changed, features, anchors)
-        assert all(not torch.allclose(before[0, 0, k], after[0, 0, k]) for k in range(BLOCK))
+        changed[0, changed_row] += 10
+        after = model(changed, features, blocks)
+        assert all(not torch.allclose(before[0, k], after[0, k]) for k in range(BLOCK))
 
 
-def test_gathered_attention_equals_one_dense_mask(model):
+def dense(model, noise, features, blocks):
     """The same network by the textbook mask over all context and all noise rows."""
-    noise, features, anchors = batch(model)
-    expected = model(noise, features, anchors)
-    batch_size, num_blocks, size, _ = noise.shape
-    rows = features.shape[1]
+    num_blocks, size, _ = noise.shape
     block_of = torch.arange(num_blocks).repeat_interleave(size)
-    far = torch.arange(rows) < anchors[:, block_of].unsqueeze(-1)
-    near = (block_of[:, None] == block_of)[None].expand(batch_size, -1, -1)
-    mask = torch.cat((far, near), dim=-1)[:, None]
-    positions = (anchors.unsqueeze(-1) + torch.arange(size)).flatten(1)
-    context = model.context(features)
-    far_rope = model.rope(torch.arange(rows)[None], noise)
-    rope = model.rope(positions, noise)
-    x = noise.flatten(1, 2)
+    sequence = torch.arange(len(blocks.lengths)).repeat_interleave(torch.tensor(blocks.lengths))
+    place = torch.cat([torch.arange(length) for length in blocks.lengths])
+    far = (place < blocks.anchors[block_of][:, None]) & (
+        sequence == blocks.owner[block_of][:, None]
+    )
+    mask = torch.cat((far, block_of[:, None] == block_of), dim=-1)[None, None]
+    positions = (blocks.anchors[:, None] + torch.arange(size)).flatten()
+    context = model.context(features[None])
+    far_rope, rope = model.rope(place[None], noise), model.rope(positions[None], noise)
+    x = noise.flatten(0, 1)[None]
     for layer in model.stack():
         h = layer.input_layernorm(x)
         attention = layer.self_attn
@@ -135,7 +150,33 @@ def test_gathered_attention_equals_one_dense_mask(model):
             attention.queries(h, *rope), k, v, attn_mask=mask, enable_gqa=True
         )
         x = layer.finish(x, attention.o_proj(out.transpose(1, 2).flatten(2)))
-    torch.testing.assert_close(expected, model.norm(x).view_as(expected))
+    return model.norm(x).view_as(noise)
+
+
+MANY = {
+    "two sequences": layout(),
+    "more blocks than a group": layout((60, 9), (tuple(range(2, 55)), (3,))),
+    "a sequence without blocks": layout((6, 8, 12), ((4,), (), (1, 7))),
+    "the first row as anchor": layout((5,), ((0, 1),)),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_gathered_attention_equals_one_dense_mask(model, name):
+    given = batch(model, MANY[name])
+    torch.testing.assert_close(model(*given), dense(model, *given))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", MANY)
+def test_flex_attention_equals_gathered(model, name, monkeypatch):
+    """Values: flex attention has no backward pass on a CPU (gradients: test_gpu.py)."""
+    noise, features, blocks = batch(model, MANY[name])
+    with torch.no_grad():
+        given = (noise.float(), features.float(), blocks)
+        expected = model.float()(*given)
+        monkeypatch.setattr(BlockLayout, "gathered", BlockLayout.flex)
+        torch.testing.assert_close(model(*given), expected, atol=2e-5, rtol=2e-5)
 
 
 def inference_outputs(model, target, ids, features, anchor):
@@ -154,14 +195,14 @@ def test_training_output_of_a_block_equals_inference(target):
     model = initial_model(small_config(target), head, seed=2, dtype=torch.float32).eval()
     ids = torch.randint(0, toy.VOCAB - 1, (20,), generator=torch.Generator().manual_seed(3))
     features = target.features_of(ids[None], torch.ones(1, 20), (0, 2))
-    anchors = torch.tensor([[5, 11, 16]])
-    blocks = torch.full((1, 3, BLOCK), model.config.mask_token_id)
-    blocks[:, :, 0] = ids[anchors]
+    blocks = layout((20,), ((5, 11, 16),))
+    block_ids = torch.full((3, BLOCK), model.config.mask_token_id)
+    block_ids[:, 0] = ids[blocks.anchors]
     with torch.no_grad():
-        trained = model(head.embedding[blocks], features, anchors)
-    for index, anchor in enumerate(anchors[0].tolist()):
+        trained = model(head.embedding[block_ids], features[0], blocks)
+    for index, anchor in enumerate(blocks.anchors.tolist()):
         inferred = inference_outputs(model, target, ids.tolist(), features[0], anchor)
-        torch.testing.assert_close(trained[0, index], inferred, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(trained[index], inferred, atol=2e-5, rtol=2e-5)
 
 
 def test_label_log_prob_and_its_gradient_equal_log_softmax():
@@ -180,26 +221,56 @@ def test_label_log_prob_and_its_gradient_equal_log_softmax():
     torch.testing.assert_close(hidden.grad, gradient)
 
 
+def test_the_chunk_of_the_head_changes_neither_value_nor_gradient():
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 16, generator=draw, dtype=torch.float64)
+    rows, labels = torch.randn(40, 16, generator=draw, dtype=torch.float64), torch.arange(40)
+
+    def gradient(chunk):
+        hidden = rows.clone().requires_grad_()
+        log_p, _ = label_log_prob(hidden, weight, labels, chunk=chunk)
+        log_p.square().sum().backward()
+        return log_p.detach(), hidden.grad
+
+    whole = gradient(40)
+    for chunk in (1, 7, 16):
+        for ours, theirs in zip(gradient(chunk), whole, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_no_logits_outlive_their_chunk():
+    """Beside rows as wide as the model, only two chunks of the vocabulary's width are alive."""
+    rows, vocab, width, chunk = 512, 4096, 8, 64
+    hidden = torch.randn(rows, width, requires_grad=True)
+    weight, labels = torch.randn(vocab, width), torch.arange(rows)
+    with torch.profiler.profile(profile_memory=True) as seen:
+        log_p, _ = label_log_prob(hidden, weight, labels, chunk=chunk)
+        log_p.sum().backward()
+    alive = most = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            alive += event.nbytes()
+            most = max(most, alive)
+    assert chunk * vocab * 4 < most < 4 * chunk * vocab * 4 < rows * vocab * 4
+
+
 def test_block_loss_equals_cross_entropy_written_out(target):
-    """Eq. 7 on real blocks, padding and sequence ends included."""
+    """Eq. 7 on real blocks, sequence ends included."""
     head = SharedHead.of(target, torch.arange(target.vocab_size))
     model = initial_model(small_config(target), head, seed=2, dtype=torch.float32).eval()
     sequences = [TrainingSequence(tuple(range(14)), 5), TrainingSequence(tuple(range(20, 29)), 4)]
     anchors = [np.array([5, 8, 12]), np.array([6])]
-    blocks = make_blocks(sequences, anchors, 3, BLOCK)
-    features = torch.randn(2, 14, 2 * target.hidden_size)
+    blocks = make_blocks(sequences, anchors, BLOCK)
+    features = torch.randn(23, 2 * target.hidden_size)
     loss = block_loss(model, blocks, features, head, Objective())
     terms = []
-    for row, (sequence, chosen) in enumerate(zip(sequences, anchors, strict=True)):
+    for sequence, chosen, rows in zip(sequences, anchors, features.split((14, 9)), strict=True):
         for anchor in chosen.tolist():
-            ids = torch.full((1, 1, BLOCK), model.config.mask_token_id)
-            ids[0, 0, 0] = sequence.ids[anchor]
-            out = model(
-                head.embedding[ids],
-                features[row : row + 1],
-                torch.tensor([[anchor]]),
-            )
-            log_q = (out[0, 0] @ target.lm_head.weight.T).log_softmax(-1)
+            ids = torch.full((1, BLOCK), model.config.mask_token_id)
+            ids[0, 0] = sequence.ids[anchor]
+            alone = make_blocks([sequence], [np.array([anchor])], BLOCK)
+            out = model(head.embedding[ids], rows, alone)
+            log_q = (out[0] @ target.lm_head.weight.T).log_softmax(-1)
             labels = sequence.ids[anchor + 1 : anchor + BLOCK]
             terms += [-log_q[k + 1, label] for k, label in enumerate(labels)]
     assert loss.total.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-4)
@@ -210,13 +281,8 @@ def test_a_label_outside_the_training_vocabulary_ends_the_chain(target):
     vocabulary = torch.arange(0, toy.VOCAB, 2)
     head = SharedHead.of(target, vocabulary)
     model = initial_model(small_config(target), head, seed=2, dtype=torch.float32).eval()
-    blocks = Blocks(
-        torch.tensor([[2]]),
-        torch.tensor([[4]]),
-        torch.tensor([[[6, 7, 8]]]),
-        torch.ones(1, 1, 3, dtype=torch.bool),
-    )
-    features = torch.randn(1, 6, 2 * target.hidden_size)
+    blocks = make_blocks([TrainingSequence((0, 0, 4, 6, 7, 8), 1)], [np.array([2])], BLOCK)
+    features = torch.randn(6, 2 * target.hidden_size)
     loss = block_loss(model, blocks, features, head, OBJECTIVES["combined"])
     assert float(loss.accepted) <= 1
     assert torch.isfinite(loss.total)

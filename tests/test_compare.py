@@ -302,6 +302,22 @@ def test_versions_and_drafters_are_noted_not_refused() -> None:
     assert all(note in page(found) for note in found.notes)
 
 
+def with_plugins(**digests: str) -> dict[str, Any]:
+    plugins = [{"name": f"{name}.py", "sha256": digest} for name, digest in digests.items()]
+    return {**ENVIRONMENT, "plugins": plugins}
+
+
+def test_another_plug_in_of_one_name_is_refused() -> None:
+    first = run_of(RECORDS, settings(), with_plugins(mine="1" * 64, early="3" * 64))
+    second = run_of(RECORDS, settings(), with_plugins(mine="2" * 64, late="4" * 64))
+    said = "plug-in mine.py 111111111111 in A and 222222222222 in B"
+    with pytest.raises(UserError, match=f"not comparable: {said};"):
+        compare(first, second, allow_different=False)
+    assert compare(first, second, allow_different=True).differences == (said,)
+    older = run_of(RECORDS, settings())
+    assert compare(older, second, allow_different=False).differences == ()
+
+
 def test_nothing_in_common_is_said() -> None:
     other = [dataclasses.replace(item, prompt_sha256="e" * 64) for item in RECORDS]
     with pytest.raises(UserError, match="no answer in common"):

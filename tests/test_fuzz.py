@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mangle import mangled_bytes, mangled_json, mangled_lines, mangled_object, texts
 from pyarrow import parquet
-from run_directories import BASELINES, config, drafter, simulated_records
+from run_directories import BASELINES, ENVIRONMENT, config, drafter, simulated_records
 from test_block_diffusion import small_config
 
 from drafters.base import DrafterOptions
@@ -45,9 +45,10 @@ from harness.config import (
     RunConfig,
     VerifyConfig,
 )
-from harness.draws import Draws, tokens_sha256
+from harness.draws import Draws
 from harness.draws import to_json as draws_to_json
 from harness.errors import UserError
+from harness.findings import tokens_sha256
 from harness.records import (
     FinishReason,
     Generation,
@@ -308,9 +309,13 @@ def run_bodies() -> dict[str, Any]:
         "weights_sha256": "0" * 64,
         "num_parameters": 5,
         "objective": {"gamma": 10, "alpha_focal": 0, "alpha_chain": 0, "ce_reduction": "mean"},
-        "training": {"steps": 5, "seed": 0, "train_vocab_size": 9, "data": {"vocabulary": 9}},
+        "training": {
+            **{"name": "combined", "steps": 5, "seed": 0, "train_vocab_size": 9},
+            **{"data": {"name": "x", "vocabulary": 9}, "hardware": ENVIRONMENT["hardware"]},
+        },
     }
     settings = config()
+    settings["tasks"][0]["num_turns"] = [1, 1]
     other_seed = copy.deepcopy(checkpoint_facts)
     other_seed["training"]["seed"] = 1
     settings["methods"] = [
@@ -337,11 +342,10 @@ def run_bodies() -> dict[str, Any]:
     )
     program = dataclasses.replace(rule, runs_code=True)
     scoring = Scoring(tasks={"gsm8k": rule, "mbpp": program}, code=code)
-    from run_directories import ENVIRONMENT
-
+    environment = {**ENVIRONMENT, "plugins": [{"name": "x.py", "sha256": "0" * 64}]}
     bodies = {
         "config.json": settings,
-        "environment.json": {**ENVIRONMENT, "resumed": [ENVIRONMENT]},
+        "environment.json": {**environment, "resumed": [environment]},
         "stages.json": json.loads(json.dumps(stages.to_json())),
         "records.jsonl": [json.loads(to_json(item)) for item in records],
         "audit.jsonl": [json.loads(audit_to_json(item)) for item in audits],

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 import torch
 import toy
+from test_block_diffusion import BLOCK, layout, small_config
 
 from drafters.base import Drafter, Proposal
+from drafters.block_diffusion.block_attention import BlockLayout
+from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.ngram import NgramDrafter
 from drafters.none import NoDrafter
 from harness.audit import deviations
@@ -253,3 +256,24 @@ def test_ar_loop_beside_hf_generate_in_bfloat16(capsys: pytest.CaptureFixture[st
     with capsys.disabled():
         print(f"\nms a token {medians}, hf_generate / ar_loop {ratio:.2f}")
     assert ratio > 0
+
+
+def test_training_attention_of_a_gpu_equals_that_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flex attention against the gathered form, both there: values and gradients."""
+    config = dataclasses.replace(small_config(toy.qwen3()), head_dim=16)
+    torch.manual_seed(0)
+    model = BlockDiffusionModel(config).cuda()
+    blocks = layout((300, 40, 9), (tuple(range(2, 250)), (), (1, 7))).to(torch.device("cuda"))
+    width = config.hidden_size
+    noise = torch.randn(len(blocks.anchors), BLOCK, width, device="cuda", requires_grad=True)
+    features = torch.randn(349, 2 * width, device="cuda", requires_grad=True)
+    slope = torch.randn_like(noise)
+
+    def outputs() -> tuple[torch.Tensor, ...]:
+        out = model(noise, features, blocks)
+        return out, *torch.autograd.grad((out * slope).sum(), (noise, features))
+
+    flex = outputs()
+    monkeypatch.setattr(BlockLayout, "flex", BlockLayout.gathered)
+    for ours, theirs in zip(flex, outputs(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)

@@ -20,7 +20,8 @@ def git(root: Path, *arguments: str) -> None:
 def test_environment_has_the_agreed_keys_and_is_json() -> None:
     found = provenance.environment(["run", "--limit", "1"])
     assert set(found) == {
-        *("schema_version", "commit", "dirty", "argv", "versions", "hardware", "started_at")
+        *("schema_version", "commit", "dirty", "argv", "versions", "plugins", "hardware"),
+        "started_at",
     }
     assert set(found["hardware"]) == {"cpu", "num_cores", "num_threads", "memory_bytes", "gpu"}
     assert found["argv"] == ["run", "--limit", "1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from importlib.metadata import EntryPoint
@@ -75,6 +76,8 @@ def test_plugin_is_importable_under_its_stem_and_loads_once(tmp_path: Path) -> N
     module = importlib.import_module("my_plugin")
     load_plugin(path)
     assert sys.modules["my_plugin"] is module
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert registry.loaded_plugins() == {"my_plugin.py": digest}
 
 
 def test_plugin_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,6 +108,7 @@ def test_bad_plugins_are_refused(tmp_path: Path, text: str, name: str, message: 
         load_plugin(write(tmp_path, text, name))
     assert "my_plugin" not in sys.modules
     assert "my_drafter" not in table("drafters")
+    assert registry.loaded_plugins() == {}
 
 
 def test_missing_plugin_file_is_refused(tmp_path: Path) -> None:

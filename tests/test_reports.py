@@ -72,6 +72,9 @@ def training() -> dict[str, Any]:
             "seed": 0,
             "train_vocab_size": 8192,
             "data": {"name": "corpus", "sha256": DIGEST, "vocabulary": 8192},
+            "name": "combined",
+            "hardware": ENVIRONMENT["hardware"],
+            "versions": ENVIRONMENT["versions"],
         },
     }
 
@@ -286,6 +289,16 @@ def test_a_run_cut_between_two_turns_is_unfinished(tmp_path: Path) -> None:
     assert (run.num_missing("ar_loop"), run.num_missing("combined")) == (2, 3)
     text = leaderboard_text([tmp_path / "more"])
     assert "Unfinished: combined has not been asked every turn of 3 of 4 conversations." in text
+
+
+def test_turns_that_nobody_was_asked_are_missing_where_the_run_tells_of_them(
+    tmp_path: Path,
+) -> None:
+    made = [generation(method="ar_loop", accepted=[1], prompt_id=name) for name in ("0", "1")]
+    facts = config(methods=[BASELINES[0]])
+    assert load_run(write_run(tmp_path / "older", made, facts)).num_missing("ar_loop") == 0
+    facts["tasks"][0]["num_turns"] = [1, 2]
+    assert load_run(write_run(tmp_path / "run", made, facts)).num_missing("ar_loop") == 1
 
 
 def changed(field: str, value: object) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -126,6 +126,47 @@ def test_another_machine_is_refused(tmp_path: Path) -> None:
         run_files.reopen(files, CONFIG, moved)
 
 
+@pytest.mark.parametrize(
+    ("now", "message"),
+    [
+        ([{"name": "a.py", "sha256": "2"}], r'plug-in field a\.py was "1" and is now "2"'),
+        ([], r'plug-in field a\.py was "1" and is now null'),
+        ([{"name": n, "sha256": "1"} for n in ("a.py", "b.py")], r"b\.py was null and is now"),
+    ],
+)
+def test_another_plug_in_is_refused(
+    tmp_path: Path, now: list[dict[str, str]], message: str
+) -> None:
+    environment = {**ENVIRONMENT, "plugins": [{"name": "a.py", "sha256": "1"}]}
+    files = run_files.create(tmp_path, CONFIG, environment)
+    with pytest.raises(UserError, match=message):
+        run_files.reopen(files, CONFIG, {**ENVIRONMENT, "plugins": now})
+    assert run_files.reopen(files, CONFIG, environment) == ([], 0)
+
+
+def test_runs_from_before_plug_ins_and_turns_were_recorded_go_on(tmp_path: Path) -> None:
+    files = run_files.create(tmp_path, CONFIG, ENVIRONMENT)
+    turns = {**CONFIG, "tasks": [{"task": "a", "num_turns": [1, 2]}]}
+    plugins = [{"name": "a.py", "sha256": "1"}]
+    assert run_files.reopen(files, turns, {**ENVIRONMENT, "plugins": plugins}) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "body"),
+    [
+        ("config.json", {**CONFIG, "tasks": None}),
+        ("config.json", {**CONFIG, "tasks": ["a"]}),
+        ("environment.json", {**ENVIRONMENT, "plugins": [{"name": "a.py"}]}),
+        ("environment.json", {**ENVIRONMENT, "plugins": None}),
+    ],
+)
+def test_damaged_facts_are_one_sentence(tmp_path: Path, file: str, body: dict[str, Any]) -> None:
+    files = run_files.create(tmp_path, CONFIG, ENVIRONMENT)
+    (files.directory / file).write_text(json.dumps(body), encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be resumed: "):
+        run_files.reopen(files, CONFIG, {**ENVIRONMENT, "plugins": []})
+
+
 def test_a_damaged_run_is_one_sentence(tmp_path: Path) -> None:
     files = run_files.create(tmp_path, CONFIG, ENVIRONMENT)
     files.records.write_text("not a record\n", encoding="utf-8")

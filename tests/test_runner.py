@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import hashlib
 import json
 import os
 import signal
@@ -97,6 +98,10 @@ def test_config_says_what_was_measured(toy_plugin: Path, tmp_path: Path) -> None
     assert (drafter["method"], drafter["drafter"]) == ("oracle@best", "oracle")
     assert (drafter["block_size"], drafter["draft"], drafter["checkpoint"]) == (4, "argmax", None)
     assert config["tasks"][0]["prompt_ids"] == ["p0", "p1", "p2", "p3"]
+    assert sum(config["tasks"][0]["num_turns"]) == NUM_TURNS
+    environment = json.loads(result.files.environment.read_text(encoding="utf-8"))
+    digest = hashlib.sha256(toy_plugin.read_bytes()).hexdigest()
+    assert environment["plugins"] == [{"name": toy_plugin.name, "sha256": digest}]
     assert config["target"]["name"] == config["target"]["model"] == "toy"
     assert (config["limit"], config["seed"], config["max_new_tokens"]) == (None, 3, 12)
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -13,15 +14,24 @@ import pytest
 import torch
 
 from drafters.base import DrafterOptions
-from drafters.block_diffusion import trainer
+from drafters.block_diffusion import features, trainer
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import build_corpus
 from drafters.block_diffusion.data import batches
 from drafters.block_diffusion.drafter import build
+from drafters.block_diffusion.features import FeatureStore, LiveFeatures
 from drafters.block_diffusion.model import build_target_layer_ids
+from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
-from drafters.block_diffusion.variant import SharedHead, initial_model, start_from_target
+from drafters.block_diffusion.variant import (
+    LOGGED,
+    SharedHead,
+    block_loss,
+    initial_model,
+    start_from_target,
+)
+from drafters.block_diffusion.workbench import Workbench, open_workbench
 from drafters.none import build as build_none
 from harness.decode import generate
 from harness.errors import UserError
@@ -120,6 +130,8 @@ def test_training_json_says_what_was_done(config):
     assert body["data"]["vocabulary_coverage"] == 1
     assert body["measured"][-1]["step"] == 8
     assert body["measured"][-1]["train_time_tau"] >= 1
+    assert body["num_processes"] == 1
+    assert all(np.isfinite(entry[name]) for entry in body["measured"] for name in LOGGED)
 
 
 def test_another_seed_is_another_training_of_one_recipe(config, tmp_path):
@@ -185,7 +197,7 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(config, tmp_path, monk
     expected = trainer.train(config)
     monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "second"))
     again = dataclasses.replace(config, output_dir=tmp_path / "again")
-    real, calls = trainer._batch, 0
+    real, calls = Workbench.passes, 0
 
     def stop(*args):
         nonlocal calls
@@ -194,10 +206,10 @@ def test_interrupted_and_resumed_ends_in_the_same_weights(config, tmp_path, monk
             raise Stop
         return real(*args)
 
-    monkeypatch.setattr(trainer, "_batch", stop)
+    monkeypatch.setattr(Workbench, "passes", stop)
     with pytest.raises(Stop):
         trainer.train(again)
-    monkeypatch.setattr(trainer, "_batch", real)
+    monkeypatch.setattr(Workbench, "passes", real)
     for left, right in zip(expected, trainer.train(again), strict=True):
         assert same(left, right)
 
@@ -209,6 +221,82 @@ def test_a_variant_trained_alone_equals_the_one_trained_beside_others(config, tm
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "second"))
         assert same(combined, trainer.train(alone)[0])
+
+
+def test_passes_of_a_step_add_up(config, monkeypatch):
+    """Two passes weigh by their blocks; with one term and full blocks that is one pass."""
+    bench = open_workbench(config)
+    indices = next(bench.order(config))
+    head, objective = bench.head, OBJECTIVES["uniform"]
+    model = initial_model(drafter_config(bench.target, config), head, 0, torch.float32)
+
+    def gradient(config):
+        passes = [part for part in bench.passes(indices, 0, config) if part is not None]
+        own = [float(blocks.valid[:, 0].sum()) for blocks, _ in passes]
+        model.zero_grad()
+        for part, count in zip(passes, own, strict=True):
+            loss = block_loss(model, *part, head, objective)
+            (loss.chain_reward * count / sum(own)).backward()
+        return len(passes), model.fc.weight.grad.clone()
+
+    (one, whole), (two, parts) = (
+        gradient(dataclasses.replace(config, micro_batch=size)) for size in (None, 3)
+    )
+    assert (one, two) == (1, 2)
+    torch.testing.assert_close(parts, whole)
+    assert whole.abs().max() > 0
+
+
+def test_small_passes_train_as_large_ones(config, tmp_path):
+    """But for the weight of the last blocks, which are short, and rounding."""
+    curves = []
+    for name, size in (("whole", None), ("parts", 2)):
+        changed = dataclasses.replace(config, micro_batch=size, output_dir=tmp_path / name)
+        body = json.loads((trainer.train(changed)[1] / "training.json").read_text())
+        assert body["micro_batch"] == size
+        curves.append([entry["loss"] for entry in body["measured"]])
+    np.testing.assert_allclose(*curves, rtol=0.05)
+
+
+def test_features_made_anew_are_the_stored_ones(config, tmp_path):
+    bench = open_workbench(dataclasses.replace(config, features="disk"))
+    live = open_workbench(dataclasses.replace(config, features="none"))
+    assert isinstance(bench.corpus.features, FeatureStore)
+    assert isinstance(live.corpus.features, LiveFeatures)
+    assert torch.equal(bench.corpus.scale, live.corpus.scale)
+    indices = [5, 2, 9]
+    stored, made = bench.corpus.features.packed(indices), live.corpus.features.packed(indices)
+    assert len(stored) == sum(len(bench.corpus.sequences[i].ids) for i in indices)
+    # Batches of other widths round otherwise; bfloat16 then differs by a unit in the last place.
+    torch.testing.assert_close(stored, made, rtol=1e-2, atol=1e-3)
+
+
+def test_dividing_by_the_scale_loses_nothing(config):
+    bench = open_workbench(config)
+    scale = bench.corpus.scale
+    assert torch.equal(scale.log2().round().exp2(), scale)
+    raw = bench.corpus.features.packed([1, 2]).float()
+    assert torch.equal(bench.features([1, 2]).float() * scale, raw)
+
+
+def test_without_room_features_are_made_anew_and_that_is_said(config, monkeypatch, caplog):
+    full = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: full)
+    bench = open_workbench(config)
+    assert isinstance(bench.corpus.features, LiveFeatures)
+    assert "computed at every step" in caplog.text
+
+
+def test_bfloat16_trains_as_float32_does(config, tmp_path):
+    curves = []
+    for dtype in ("float32", "bfloat16"):
+        changed = dataclasses.replace(
+            config, dtype=dtype, steps=40, drafter="combined", output_dir=tmp_path / dtype
+        )
+        body = json.loads((trainer.train(changed)[0] / "training.json").read_text())
+        curves.append([entry["cross_entropy"] for entry in body["measured"]])
+    np.testing.assert_allclose(*curves, rtol=0.03)
+    assert curves[0][-1] < curves[0][0]
 
 
 def test_all_trains_the_five(config):
@@ -255,10 +343,10 @@ def test_responses_are_the_targets_own(config):
 
 
 def test_held_back_prompts_are_never_drawn(config):
-    target = load_target(TargetOptions(name=config.target, dtype="float32"))
-    corpus = build_corpus(config, target, build_target_layer_ids(target.num_layers, 2))
+    bench = open_workbench(config)
+    corpus = bench.corpus
     assert not set(corpus.train) & set(corpus.held_back)
-    order = trainer._batches(config, corpus)
+    order = bench.order(config)
     drawn = {index for _ in range(40) for index in next(order)}
     assert drawn == set(corpus.train)
 

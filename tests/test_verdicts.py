@@ -48,6 +48,8 @@ def test_the_tolerance() -> None:
         (audit(first_divergence=3, num_ar_loop_tokens=14), "ties only"),
         (audit(first_divergence=10, num_ar_loop_tokens=14), "MISMATCH"),
         (audit(first_divergence=8, num_ar_loop_tokens=8), "MISMATCH"),
+        (audit(wrong_end="ends too soon"), "MISMATCH"),
+        (audit(TIE, first_divergence=3, wrong_end="ends too soon"), "MISMATCH"),
         (audit(promised=True), "exact"),
         (audit(TIE, promised=True), "exact"),
         (audit(TIE, first_divergence=3, promised=True), "MISMATCH"),
@@ -62,6 +64,19 @@ def test_what_exact_mode_excludes_is_named() -> None:
     assert [describe_mismatch(*item) for item in mismatches([made])] == [
         "MISMATCH: gsm8k 0, turn 1, combined, repeat 0: parts from ar_loop at position 3, "
         "which --exact excludes"
+    ]
+
+
+def test_a_wrong_end_is_named() -> None:
+    parted = audit(TIE, first_divergence=3, wrong_end="goes on behind the stop token at position 7")
+    early = audit(first_divergence=10, num_ar_loop_tokens=14, wrong_end="ends after 10 tokens at …")
+    both = audit(BUG, wrong_end="ends after 10 tokens at …")
+    lines = [describe_mismatch(*item) for item in mismatches([parted, early, both])]
+    place = "MISMATCH: gsm8k 0, turn 1, combined, repeat 0: "
+    assert lines == [
+        f"{place}goes on behind the stop token at position 7",
+        f"{place}ends after 10 tokens at …",
+        f"{place}position 6, margin 0.1, noise 0.03",
     ]
 
 

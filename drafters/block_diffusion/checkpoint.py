@@ -16,15 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from drafters.block_diffusion.checkpoint_files import (
+    read_object,
+    read_training,
+    read_vocabulary,
+    read_weights,
+)
 from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
-from harness.run_facts import TrainingFacts
-from harness.typed_json import parse_json, typed
 from harness.user_cache import user_cache
+from harness.whole_file import write_json
 from targets.base import Target
 from targets.digest import weights_digest
 
@@ -124,36 +128,23 @@ def load(location: str, target: Target) -> Checkpoint:
     resolved = None
     if not directory.is_dir():
         directory, resolved = _download(location)
-    body = _read_json(directory / "config.json")
+    body = read_object(directory / "config.json")
     config = config_from_json(body, str(directory))
     check_target(config, target, location)
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
-    model = _build(config, _read_weights(files, directory), directory)
-    training = _read_training(directory / "training.json")
+    model = _build(config, read_weights(files, directory), directory)
+    training = read_training(directory / "training.json")
     _warn_of_other_weights(training, target, location)
     return Checkpoint(
         model.eval().requires_grad_(False),
-        _read_vocabulary(directory / _VOCABULARY, config.vocab_size),
+        read_vocabulary(directory / _VOCABULARY, config.vocab_size),
         training,
         location,
         resolved,
         weights_digest(files),
     )
-
-
-def _read_weights(files: list[Path], directory: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = {}
-    try:
-        for file in files:
-            state.update(load_file(file))
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"drafter weights in {directory} cannot be read ({error}); the file is truncated or "
-            "broken, fetch or train it again."
-        ) from error
-    return state
 
 
 def _build(
@@ -183,34 +174,6 @@ def _build(
     model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
     model.load_state_dict(state)
     return model
-
-
-def _read_training(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        return dict(typed(TrainingFacts, _read_json(path)))
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not a training record of this harness ({error}); restore or remove it."
-        ) from error
-
-
-def _read_vocabulary(path: Path, vocab_size: int) -> torch.Tensor | None:
-    if not path.is_file():
-        return None
-    ids = _read_json(path).get("token_ids")
-    if (
-        not isinstance(ids, list)
-        or not ids
-        or not all(type(item) is int and 0 <= item < vocab_size for item in ids)
-        or ids != sorted(set(ids))
-    ):
-        raise UserError(
-            f"{path} does not hold distinct ascending token ids below {vocab_size}; "
-            "fetch or train the checkpoint again."
-        )
-    return torch.tensor(ids)
 
 
 def check_target(config: DrafterConfig, target: Target, location: str) -> None:
@@ -262,8 +225,8 @@ def save(
         }
         dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
         save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
-        _write_json(scratch / "config.json", config_to_json(model.config, dtype))
-        _write_json(scratch / "training.json", training)
+        write_json(scratch / "config.json", config_to_json(model.config, dtype))
+        write_json(scratch / "training.json", training)
         if vocabulary is not None:
             # On one line: thousands of ids.
             ids = json.dumps({"token_ids": vocabulary.tolist()})
@@ -289,19 +252,3 @@ def _download(location: str) -> tuple[Path, str]:
             f"({type(error).__name__}); check the name and the network, or give a directory."
         ) from error
     return Path(path), Path(path).name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        body = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); this is no drafter checkpoint."
-        ) from error
-    if not isinstance(body, dict):
-        raise UserError(f"{path} does not hold a JSON object; this is no drafter checkpoint.")
-    return body
-
-
-def _write_json(path: Path, body: dict[str, Any]) -> None:
-    path.write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class TrainConfig:
     """Seed of initial weights, data order and anchors, the same for every variant."""
     batch_size: int = 4
     """Sequences a step."""
+    micro_batch: int | None = None
+    """Most sequences a process works on at once; a step of more is taken in several passes, whose
+    gradients add up. By default all of a step."""
     num_anchors: int = 24
     """Random anchors (blocks) drawn from each sequence at a step."""
     block_size: int = 6
@@ -48,6 +52,9 @@ class TrainConfig:
     """Length limit of the responses that are generated here."""
     held_back: float = 0.02
     """Share of prompts never trained on; training-time accepted length is measured on them."""
+    features: Literal["auto", "disk", "none"] = "auto"
+    """Whether the target's features are kept on disk or computed at every step; by default kept on
+    a CPU with room for them, and computed on a GPU."""
     dtype: str = "bfloat16"
     """Compute type; master weights and optimiser state are float32."""
     device: str = "auto"
@@ -61,6 +68,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "num_anchors", "num_layers", "num_features"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, not {self.micro_batch}")
         if self.block_size < 2:
             raise ValueError(f"block_size must be at least 2, not {self.block_size}")
         if not 0 < self.held_back < 1:

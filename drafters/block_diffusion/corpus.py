@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.data import TrainingSequence, corpus_digest, frequent_tokens
-from drafters.block_diffusion.features import FeatureStore, build_store
+from drafters.block_diffusion.features import Features, feature_scale, open_features
 from drafters.block_diffusion.prompts import (
     PromptRow,
     TrainingPrompts,
@@ -23,6 +23,9 @@ from drafters.block_diffusion.responses import GreedyGenerator, build_sequences
 from harness.errors import UserError
 from harness.user_cache import user_cache
 from targets.transformers_lm import TransformersTarget
+
+_SCALE_SEQUENCES = 256
+"""Sequences from which the magnitude of the features is taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class Corpus:
     sequences: list[TrainingSequence]
     train: list[int]
     held_back: list[int]
-    features: FeatureStore
+    features: Features
     scale: torch.Tensor
     vocabulary: torch.Tensor
     coverage: float
@@ -72,7 +75,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
     if not train:
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
     digest = corpus_digest(sequences)
-    features = _features(target, sequences, layers, weights, digest)
+    features = _features(config, target, sequences, layers, weights, digest)
     vocabulary, coverage = torch.arange(target.vocab_size), 1.0
     if config.train_vocab_size:
         ids, coverage = frequent_tokens([sequences[i] for i in train], config.train_vocab_size)
@@ -82,7 +85,7 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
         train,
         held,
         features,
-        features.scale(),
+        feature_scale(features, min(_SCALE_SEQUENCES, len(sequences))),
         vocabulary,
         coverage,
         digest,
@@ -116,12 +119,13 @@ def _sequences(
 
 
 def _features(
+    config: TrainConfig,
     target: TransformersTarget,
     sequences: Sequence[TrainingSequence],
     layers: Sequence[int],
     weights: str,
     digest: str,
-) -> FeatureStore:
+) -> Features:
     name = hashlib.sha256(f"{weights} {list(layers)} {digest} {target.dtype}".encode()).hexdigest()
 
     def compute(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -130,10 +134,12 @@ def _features(
     with tqdm(
         total=len(sequences), desc="features", unit="sequence", disable=None, leave=False
     ) as bar:
-        return build_store(
+        return open_features(
             user_cache() / "features" / name[:32],
             [sequence.ids for sequence in sequences],
             len(layers) * target.hidden_size,
             compute,
+            keep=config.features,
+            device=target.device,
             progress=lambda done: bar.update(done - bar.n),
         )

@@ -75,37 +75,42 @@ def draw_anchors(sequence: TrainingSequence, count: int, rng: np.random.Generato
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Blocks of one batch.
+    """N blocks of a batch whose sequences lie end to end, T tokens in all; nothing is padded.
 
     Attributes:
-        anchors: ``[B, N]`` positions; unused blocks repeat the sequence's first anchor.
-        tokens: ``[B, N]`` ids at the anchors.
-        labels: ``[B, N, K − 1]`` ids at anchor + k; 0 where not valid.
-        valid: ``[B, N, K − 1]`` bool.
+        lengths: tokens of each sequence.
+        owner: ``[N]`` int64, ascending; which sequence of the batch a block belongs to.
+        anchors: ``[N]`` int64, position in that sequence, ascending within one.
+        tokens: ``[N]`` ids at the anchors.
+        labels: ``[N, K − 1]`` ids at anchor + k; 0 where not valid.
+        valid: ``[N, K − 1]`` bool.
     """
 
+    lengths: tuple[int, ...]
+    owner: torch.Tensor
     anchors: torch.Tensor
     tokens: torch.Tensor
     labels: torch.Tensor
     valid: torch.Tensor
 
+    def to(self, device: torch.device) -> Blocks:
+        """The same blocks on ``device``."""
+        tensors = (self.owner, self.anchors, self.tokens, self.labels, self.valid)
+        return Blocks(self.lengths, *(x.to(device) for x in tensors))
+
 
 def make_blocks(
-    sequences: Sequence[TrainingSequence], anchors: Sequence[Ints], num_blocks: int, block_size: int
+    sequences: Sequence[TrainingSequence], anchors: Sequence[Ints], block_size: int
 ) -> Blocks:
-    """Labels of the blocks that start at ``anchors``, padded to ``num_blocks`` a sequence."""
-    batch = len(sequences)
-    position = np.zeros((batch, num_blocks), np.int64)
-    tokens = np.zeros((batch, num_blocks), np.int64)
-    labels = np.zeros((batch, num_blocks, block_size - 1), np.int64)
-    valid = np.zeros((batch, num_blocks, block_size - 1), bool)
-    for row, (sequence, chosen) in enumerate(zip(sequences, anchors, strict=True)):
+    """The blocks that start at ``anchors`` of each sequence, with the labels inside it."""
+    tokens, labels, valid = [], [], []
+    for sequence, chosen in zip(sequences, anchors, strict=True):
         ids = np.asarray(sequence.ids, np.int64)
-        position[row] = chosen[0]
-        position[row, : len(chosen)] = chosen
-        tokens[row] = ids[position[row]]
         at = chosen[:, None] + np.arange(1, block_size)
         inside = at < len(ids)
-        labels[row, : len(chosen)] = np.where(inside, ids[np.minimum(at, len(ids) - 1)], 0)
-        valid[row, : len(chosen)] = inside
-    return Blocks(*(torch.from_numpy(x) for x in (position, tokens, labels, valid)))
+        tokens.append(ids[chosen])
+        labels.append(np.where(inside, ids[np.minimum(at, len(ids) - 1)], 0))
+        valid.append(inside)
+    owner = np.repeat(np.arange(len(sequences)), [len(chosen) for chosen in anchors])
+    parts = (owner, *(np.concatenate(x) for x in (anchors, tokens, labels, valid)))
+    return Blocks(tuple(len(sequence.ids) for sequence in sequences), *map(torch.from_numpy, parts))

@@ -1,17 +1,22 @@
-"""Target features of a corpus, computed once, kept on disk, shared by every variant and epoch."""
+"""Target features of a corpus: kept on disk for every variant and epoch, or made as needed."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from harness.errors import UserError
+
+_LOG = logging.getLogger(__name__)
 
 FeatureFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """``(input_ids [B, L], attention_mask [B, L]) → features [B, L, F]``."""
@@ -32,20 +37,86 @@ class FeatureStore:
         rows = self.values[self.offsets[index] : self.offsets[index + 1]]
         return torch.from_numpy(np.asarray(rows).copy()).view(torch.bfloat16)
 
-    def batch(self, indices: Sequence[int]) -> torch.Tensor:
-        """Features ``[B, L_max, F]``, zero behind each sequence's end."""
-        parts = [self.get(index) for index in indices]
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    def packed(self, indices: Sequence[int]) -> torch.Tensor:
+        """Features ``[T, F]`` of the sequences, end to end; bfloat16, on the CPU."""
+        return torch.cat([self.get(index) for index in indices])
 
-    def scale(self, num_sequences: int = 256) -> torch.Tensor:
-        """Typical magnitude of every feature ``[F]`` over the first sequences, float32.
 
-        Median of the absolute value, as the deviation of a normal distribution: a few tokens carry
-        activations a thousand times the rest, and a mean square would see nothing else.
-        """
-        count = min(num_sequences, len(self.offsets) - 1)
-        rows = torch.cat([self.get(i)[::8].float() for i in range(count)])
-        return (rows.abs().median(0).values / 0.6745).clamp_min(1e-4)
+@dataclass(frozen=True, slots=True)
+class LiveFeatures:
+    """Features computed anew each time they are asked for; for a fast target, or a small disk."""
+
+    sequences: Sequence[Sequence[int]]
+    compute: FeatureFunction
+
+    def packed(self, indices: Sequence[int]) -> torch.Tensor:
+        """Features ``[T, F]`` of the sequences, end to end; bfloat16, where the target is."""
+        ids, mask = _padded([self.sequences[index] for index in indices])
+        return self.compute(ids, mask).to(torch.bfloat16)[mask.bool()]
+
+
+Features = FeatureStore | LiveFeatures
+
+
+def feature_scale(features: Features, num_sequences: int) -> torch.Tensor:
+    """Typical magnitude of every feature ``[F]`` over the first sequences, float32, on the CPU.
+
+    Median of the absolute value, as the deviation of a normal distribution: a few tokens carry
+    activations a thousand times the rest, and a mean square would see nothing else. Rounded to a
+    power of two, so that dividing by it loses nothing.
+    """
+    rows = torch.cat([features.packed([i])[::8].float().cpu() for i in range(num_sequences)])
+    deviation = (rows.abs().median(0).values / 0.6745).clamp_min(1e-4)
+    return deviation.log2().round().exp2()
+
+
+def open_features(
+    directory: Path,
+    sequences: Sequence[Sequence[int]],
+    width: int,
+    compute: FeatureFunction,
+    *,
+    keep: Literal["auto", "disk", "none"],
+    device: torch.device,
+    progress: Callable[[int], object] = lambda done: None,
+) -> Features:
+    """Features that are kept, or made anew at every step.
+
+    Args:
+        directory: where they are kept; named by a digest of target, layers and corpus.
+        sequences: token ids.
+        width: F.
+        compute: the target.
+        keep: ``auto`` keeps them where the target is slow (a CPU) and the disk has room.
+        device: the target's.
+        progress: called with the number of finished sequences.
+
+    Raises:
+        UserError: they are to be kept, and the disk is too small.
+    """
+    if keep == "auto":
+        keep = "disk" if device.type == "cpu" and _has_room(directory, sequences, width) else "none"
+    if keep == "none":
+        return LiveFeatures(sequences, compute)
+    return build_store(directory, sequences, width, compute, progress=progress)
+
+
+def _has_room(directory: Path, sequences: Sequence[Sequence[int]], width: int) -> bool:
+    if (directory / "features.bin").exists():
+        return True
+    directory.mkdir(parents=True, exist_ok=True)
+    needed = sum(map(len, sequences)) * width * 2
+    free = shutil.disk_usage(directory).free
+    if needed > 0.9 * free:
+        _LOG.warning(
+            "target features need %.1f GB and %s has %.1f GB left, so they are computed at every "
+            "step, which is slow on a CPU; set HARNESS_CACHE_DIR to a larger disk.",
+            needed / 1e9,
+            directory,
+            free / 1e9,
+        )
+        return False
+    return True
 
 
 def build_store(
@@ -83,7 +154,7 @@ def build_store(
         file.unlink(missing_ok=True)
         raise UserError(
             f"target features need {size / 1e9:.1f} GB in {directory} ({error}); free some space, "
-            "set HARNESS_CACHE_DIR to a larger disk, or lower --max-prompts."
+            "set HARNESS_CACHE_DIR to a larger disk, or write --features none."
         ) from error
     values = np.memmap(file, dtype=np.int16, mode="r+", shape=(offsets[-1], width))
     # Long sequences first: what does not fit shows at once. Chunks keep padding small.
@@ -114,11 +185,16 @@ def _compute_chunk(
     rows = max(1, batch_tokens // width)
     for start in range(0, len(chunk), rows):
         part = chunk[start : start + rows]
-        ids = [torch.tensor(sequences[i]) for i in part]
-        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(x) for x in ids], batch_first=True)
-        features = compute(padded, mask).to("cpu", torch.bfloat16)
+        features = compute(*_padded([sequences[i] for i in part])).to("cpu", torch.bfloat16)
         for row, index in enumerate(part):
             length = offsets[index + 1] - offsets[index]
             bits = features[row, :length].contiguous().view(torch.int16)
             values[offsets[index] : offsets[index + 1]] = bits.numpy()
+
+
+def _padded(sequences: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and mask ``[B, L_max]``, padded on the right."""
+    ids = [torch.tensor(sequence) for sequence in sequences]
+    ones = [torch.ones_like(row) for row in ids]
+    pad = torch.nn.utils.rnn.pad_sequence
+    return pad(ids, batch_first=True), pad(ones, batch_first=True)

@@ -1,7 +1,8 @@
-"""Log-probability of labels under a frozen LM head; the backward pass forms no logits again.
+"""Log-probability of labels under a frozen LM head, in bounded memory.
 
-The head dominates a training step on small drafters: one matrix product and one fused softmax
-forward, one in-place update and one matrix product backward.
+The gradient of log p[label] by the hidden row is ``W[label] − Σ_v p_v W_v``: it does not depend on
+what comes after, so it is formed in the forward pass, while a chunk's probabilities are at hand.
+No logits outlive their chunk, and none are formed twice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class _LabelLogProb(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        log_ps, corrects, kept = [], [], []
+        log_ps, corrects, slopes = [], [], []
         for h, label in zip(hidden.split(chunk), labels.split(chunk), strict=True):
             logits = h @ weight.T
             at_label = logits.gather(1, label[:, None])
@@ -28,30 +29,21 @@ class _LabelLogProb(torch.autograd.Function):
             # Through logits where p underflows would need another pass; such rows are hopeless.
             p = probs.gather(1, label[:, None])[:, 0].to(wide)
             log_ps.append(p.clamp_min(torch.finfo(wide).tiny).log())
-            kept.append(probs)
-        ctx.save_for_backward(weight, labels, *kept)
-        ctx.chunk = chunk
+            if ctx.needs_input_grad[0]:
+                slopes.append(torch.addmm(weight[label], probs, weight, alpha=-1))
+        ctx.save_for_backward(*slopes)
         correct = torch.cat(corrects)
         ctx.mark_non_differentiable(correct)
         return torch.cat(log_ps), correct
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, labels, *kept = ctx.saved_tensors
-        parts = []
-        for g, label, probs in zip(
-            grads[0].split(ctx.chunk), labels.split(ctx.chunk), kept, strict=True
-        ):
-            # d log p_label / d logits = onehot − p. Saved probabilities serve this one pass.
-            scale = g.to(probs.dtype)[:, None]
-            d_logits = probs.mul_(-scale)
-            d_logits.scatter_add_(1, label[:, None], scale)
-            parts.append(d_logits @ weight)
-        return torch.cat(parts), None, None, None
+        slopes = torch.cat(ctx.saved_tensors)
+        return slopes * grads[0].to(slopes.dtype)[:, None], None, None, None
 
 
 def label_log_prob(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = 2048
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, chunk: int = 1024
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probability of each label, and whether it is the argmax.
 
@@ -59,7 +51,7 @@ def label_log_prob(
         hidden: ``[M, D]``, with gradient.
         weight: ``[V, D]``, frozen rows of the LM head.
         labels: ``[M]`` int64 in ``[0, V)``.
-        chunk: rows worked on at a time.
+        chunk: rows worked on at a time; twice ``chunk · V`` numbers are held at once.
 
     Returns:
         ``[M]`` float32 (float64 for float64 input) and ``[M]`` bool. Ties count as correct.

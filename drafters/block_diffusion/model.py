@@ -4,7 +4,7 @@ Features of the target's verified prefix become context keys and values in every
 fills a block that starts with a clean token and goes on in masks. Embedding and LM head are the
 target's own and are not part of this module.
 
-Shapes: B sequences, N blocks a sequence, K block size, S context rows, T block rows, D hidden,
+Shapes: N blocks, K block size, T context rows of all sequences of a batch, L rows, D hidden,
 F features, H query heads, G key/value heads, E head size.
 """
 
@@ -16,6 +16,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from drafters.block_diffusion.block_attention import BlockLayout
+from drafters.block_diffusion.data import Blocks
 
 _POSITIVE = (
     "hidden_size",
@@ -146,7 +149,7 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.head_dim))
 
     def queries(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """``[B, T, D]`` to ``[B, H, T, E]``."""
+        """``[B, L, D]`` to ``[B, H, L, E]``."""
         q = self.q_norm(self._heads(self.q_proj(x))).transpose(1, 2)
         return rotate(q, cos, sin)
 
@@ -160,44 +163,9 @@ class Attention(nn.Module):
     def attend_cached(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """One block sees everything: ``[B, H, T, E]`` over ``[B, G, L, E]`` to ``[B, T, D]``."""
+        """One block sees everything: ``[B, H, K, E]`` over ``[B, G, L, E]`` to ``[B, K, D]``."""
         out = F.scaled_dot_product_attention(q, keys, values, enable_gqa=True)
         return self.o_proj(out.transpose(1, 2).flatten(2))
-
-    def attend_blocks(
-        self,
-        q: torch.Tensor,
-        context: tuple[torch.Tensor, torch.Tensor],
-        block: tuple[torch.Tensor, torch.Tensor],
-        hidden: torch.Tensor,
-    ) -> torch.Tensor:
-        """Many blocks at once, each over its own context and itself.
-
-        Scores against other blocks are never formed: the cost is N·K·(S + K), not N·K·(S + N·K).
-
-        Args:
-            q: ``[B, H, N·K, E]``.
-            context: keys and values ``[B, G, S, E]``.
-            block: keys and values ``[B, G, N·K, E]``.
-            hidden: ``[B, N, S]`` bool, True where block n must not see a context row.
-        """
-        batch, heads, rows, head = q.shape
-        groups, num_blocks = context[0].shape[1], hidden.shape[1]
-        size, share = rows // num_blocks, heads // groups
-        q = (q * head**-0.5).view(batch, groups, share, num_blocks, size, head)
-        far = q.flatten(2, 4) @ context[0].transpose(-1, -2)
-        far = far.view(batch, groups, share, num_blocks, size, -1)
-        far = far.masked_fill(hidden[:, None, None, :, None, :], float("-inf"))
-        near_k, near_v = (x.unflatten(2, (num_blocks, size)) for x in block)
-        # Rows of one block over all heads of a group: [B, G, N, share·K, E].
-        by_block = q.transpose(2, 3).flatten(3, 4)
-        near = (by_block @ near_k.transpose(-1, -2)).unflatten(3, (share, size)).transpose(2, 3)
-        weights = torch.cat((far, near), dim=-1).softmax(-1)
-        far, near = weights.split((far.shape[-1], size), dim=-1)
-        out = (far.flatten(2, 4) @ context[1]).view(batch, groups, share, num_blocks, size, head)
-        local = (near.transpose(2, 3).flatten(3, 4) @ near_v).unflatten(3, (share, size))
-        out = out + local.transpose(2, 3)
-        return self.o_proj(out.reshape(batch, heads, rows, head).transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -252,32 +220,27 @@ class BlockDiffusionModel(nn.Module):
         """Context rows ``[B, S, D]`` of target features ``[B, S, F]``."""
         return self.hidden_norm(self.fc(features))
 
-    def forward(
-        self, noise: torch.Tensor, features: torch.Tensor, anchors: torch.Tensor
-    ) -> torch.Tensor:
-        """Outputs ``[B, N, K, D]`` of many blocks in one pass, for training.
+    def forward(self, noise: torch.Tensor, features: torch.Tensor, blocks: Blocks) -> torch.Tensor:
+        """Outputs ``[N, K, D]`` of many blocks of many sequences in one pass, for training.
 
         Args:
-            noise: ``[B, N, K, D]`` embeddings: the anchor's token, then masks.
-            features: ``[B, S, F]``, row i is the target's features of token i.
-            anchors: ``[B, N]``, position of each block's first token. Block n sees the context
-                rows strictly before its anchor, and itself in both directions.
+            noise: ``[N, K, D]`` embeddings: the anchor's token, then masks.
+            features: ``[T, F]``, the target's features of all sequences, end to end.
+            blocks: where they stand. A block sees the context rows of its own sequence strictly
+                before its anchor, and itself in both directions.
         """
-        batch, num_blocks, size, _ = noise.shape
-        rows = torch.arange(features.shape[1], device=noise.device)
-        hidden = rows >= anchors.unsqueeze(-1)
-        positions = anchors.unsqueeze(-1) + torch.arange(size, device=noise.device)
-        c = self.context(features)
-        far_cos, far_sin = self.rope(rows.unsqueeze(0), noise)
-        cos, sin = self.rope(positions.flatten(1), noise)
-        x = noise.flatten(1, 2)
+        layout = BlockLayout(blocks, noise.shape[1], noise.device)
+        c = self.context(features[None])
+        far_cos, far_sin = self.rope(layout.context_positions[None], noise)
+        cos, sin = self.rope(layout.block_positions[None], noise)
+        x = noise.flatten(0, 1)[None]
         for layer in self.stack():
             h = layer.input_layernorm(x)
-            attended = layer.self_attn.attend_blocks(
-                layer.self_attn.queries(h, cos, sin),
-                layer.self_attn.keys_values(c, far_cos, far_sin),
-                layer.self_attn.keys_values(h, cos, sin),
-                hidden,
+            attention = layer.self_attn
+            attended = layout.attend(
+                attention.queries(h, cos, sin)[0],
+                attention.keys_values(c, far_cos, far_sin),
+                attention.keys_values(h, cos, sin),
             )
-            x = layer.finish(x, attended)
-        return self.norm(x).view(batch, num_blocks, size, -1)
+            x = layer.finish(x, attention.o_proj(attended.transpose(0, 1).flatten(1))[None])
+        return self.norm(x).view_as(noise)

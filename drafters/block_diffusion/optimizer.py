@@ -25,16 +25,27 @@ class MasterAdamW:
             self.masters, lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
         )
 
+    def take_gradients(self) -> list[torch.Tensor]:
+        """Move the parameters' gradients to the masters, adding up where passes follow each other.
+
+        Returns:
+            The masters' gradients, float32, to be summed over processes in place.
+        """
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            fresh = parameter.grad
+            parameter.grad = None
+            if fresh is None:  # A process without a sequence in this pass.
+                fresh = torch.zeros_like(parameter)
+            master.grad = fresh.float() if master.grad is None else master.grad.add_(fresh)
+        return [master.grad for master in self.masters if master.grad is not None]
+
     def step(self, scale: float, max_grad_norm: float) -> float:
         """Take one step at ``scale`` times the peak rate; returns the norm before clipping."""
-        for master, parameter in zip(self.masters, self.parameters, strict=True):
-            assert parameter.grad is not None
-            master.grad = parameter.grad.float()
-            parameter.grad = None
         norm = float(nn.utils.clip_grad_norm_(self.masters, max_grad_norm))
         for group in self.adam.param_groups:
             group["lr"] = self.peak * scale
         self.adam.step()
+        self.adam.zero_grad()
         with torch.no_grad():
             for master, parameter in zip(self.masters, self.parameters, strict=True):
                 parameter.copy_(master)

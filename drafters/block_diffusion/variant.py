@@ -13,9 +13,18 @@ import torch
 from drafters.block_diffusion.data import Blocks
 from drafters.block_diffusion.head import label_log_prob
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
-from drafters.block_diffusion.objectives import Loss, Objective, objective_loss
+from drafters.block_diffusion.objectives import (
+    Loss,
+    Objective,
+    Reduce,
+    identity,
+    objective_loss,
+)
 from drafters.block_diffusion.optimizer import MasterAdamW
 from targets.transformers_lm import TransformersTarget
+
+LOGGED = ("loss", "cross_entropy", "first_error", "chain_reward")
+"""Parts of a `Loss` whose means stand in the history of a training."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +66,15 @@ def block_loss(
     features: torch.Tensor,
     head: SharedHead,
     objective: Objective,
+    reduce: Reduce = identity,
 ) -> Loss:
-    """Loss of one batch of blocks; arguments as in `label_rows`, and the row of numbers."""
+    """Loss of some blocks; arguments as in `label_rows` and `objective_loss`."""
     hidden, labels, valid = label_rows(model, blocks, features, head)
     values, hits = label_log_prob(hidden, head.lm_head, labels)
     log_p = torch.zeros(valid.shape, dtype=values.dtype, device=values.device)
     log_p = log_p.masked_scatter(valid, values)
     correct = torch.zeros_like(valid).masked_scatter(valid, hits)
-    return objective_loss(
-        log_p.flatten(0, 1), correct.flatten(0, 1), valid.flatten(0, 1), objective
-    )
+    return objective_loss(log_p, correct, valid, objective, reduce)
 
 
 def label_rows(
@@ -76,22 +84,20 @@ def label_rows(
 
     Args:
         model: the drafter.
-        blocks: anchors and labels, on the model's device.
-        features: ``[B, S, F]`` in the model's dtype.
+        blocks: anchors and labels, on the model's device; their K may differ from the model's.
+        features: ``[T, F]`` in the model's dtype.
         head: the target's shared parts.
 
     Returns:
         Outputs ``[M, D]`` and labels ``[M]`` (rows of ``head.lm_head``) of the valid offsets, and
-        which of ``[B, N, K − 1]`` those are.
+        which of ``[N, K − 1]`` those are.
     """
     config = model.config
-    batch, num_blocks = blocks.tokens.shape
-    ids = torch.full(
-        (batch, num_blocks, config.block_size), config.mask_token_id, device=blocks.tokens.device
-    )
-    ids[:, :, 0] = blocks.tokens
+    num_blocks, depth = blocks.labels.shape
+    ids = blocks.tokens.new_full((num_blocks, depth + 1), config.mask_token_id)
+    ids[:, 0] = blocks.tokens
     noise = head.embedding[ids] * config.input_embedding_scale
-    out = model(noise, features, blocks.anchors)[:, :, 1:]
+    out = model(noise, features, blocks)[:, 1:]
     labels = head.label_of[blocks.labels]
     valid = blocks.valid & (labels >= 0)
     return out[valid], labels[valid], valid
@@ -177,6 +183,21 @@ class Variant:
         self.step = 0
         self.train_s = 0.0
         self.history: list[dict[str, float]] = []
+        """What was measured, by step."""
+        self.sums = torch.zeros(len(LOGGED) + 1, dtype=torch.float64)
+        """Of `LOGGED`, and the number of steps, since the last entry of the history."""
+
+    def note(self, values: torch.Tensor) -> None:
+        """Count the values ``[len(LOGGED)]`` of one step."""
+        self.sums[:-1] += values.cpu()
+        self.sums[-1] += 1
+
+    def record(self, train_time_tau: float) -> None:
+        """Append to the history, with the mean of what was noted since the last entry."""
+        means = (self.sums[:-1] / self.sums[-1].clamp(min=1)).tolist()
+        entry = {"step": self.step, "train_time_tau": train_time_tau}
+        self.history.append({**entry, **dict(zip(LOGGED, means, strict=True))})
+        self.sums.zero_()
 
     def save(self) -> None:
         """Write the snapshot beside the old one, then replace it."""
@@ -187,6 +208,7 @@ class Variant:
                 "step": self.step,
                 "train_s": self.train_s,
                 "history": self.history,
+                "sums": self.sums,
                 "optimizer": self.optimizer.state_dict(),
             },
             fresh,
@@ -196,9 +218,9 @@ class Variant:
     def resume(self) -> None:
         """Take up the snapshot where there is one."""
         if self.snapshot.is_file():
-            state: dict[str, Any] = torch.load(self.snapshot, weights_only=True)
+            state: dict[str, Any] = torch.load(self.snapshot, map_location="cpu", weights_only=True)
             self.step, self.train_s = state["step"], state["train_s"]
-            self.history = state["history"]
+            self.history, self.sums = state["history"], state["sums"]
             self.optimizer.load_state_dict(state["optimizer"])
 
     def export(self, scale: torch.Tensor) -> BlockDiffusionModel:

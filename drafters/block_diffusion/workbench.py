@@ -1,0 +1,139 @@
+"""What all objectives, seeds and budgets of one corpus share: target, corpus, head, processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.corpus import Corpus, build_corpus
+from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
+from drafters.block_diffusion.model import build_target_layer_ids
+from drafters.block_diffusion.replicas import Replicas
+from drafters.block_diffusion.variant import SharedHead
+from harness import shards
+from harness.errors import UserError
+from harness.plan import resolve_device
+from harness.shards import Ring
+from targets.base import TargetOptions
+from targets.load import load_target
+from targets.transformers_lm import TransformersTarget
+
+Pass = tuple[Blocks, torch.Tensor]
+"""Blocks on the device, and the scaled features ``[T, F]`` of their sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """A loaded target with the data to train drafters for it."""
+
+    target: TransformersTarget
+    corpus: Corpus
+    head: SharedHead
+    replicas: Replicas
+
+    @property
+    def device(self) -> torch.device:
+        """Where everything is."""
+        return self.head.embedding.device
+
+    def features(self, indices: Sequence[int]) -> torch.Tensor:
+        """Features ``[T, F]`` in units of `Corpus.scale`: the optimiser sees dimensions alike."""
+        dtype = self.head.embedding.dtype
+        raw = self.corpus.features.packed(indices).to(self.device, dtype)
+        return raw / self.corpus.scale.to(self.device, dtype)
+
+    def blocks(self, indices: Sequence[int], anchors: Sequence[Any], block_size: int) -> Blocks:
+        """The blocks at ``anchors`` of each sequence, on the device."""
+        sequences = [self.corpus.sequences[i] for i in indices]
+        return make_blocks(sequences, anchors, block_size).to(self.device)
+
+    def order(self, config: TrainConfig) -> Iterator[list[int]]:
+        """Sequences of every step of a training, the same in all processes and for all variants."""
+        lengths = [len(self.corpus.sequences[i].ids) for i in self.corpus.train]
+        for chosen in batches(lengths, config.batch_size, config.seed):
+            yield [self.corpus.train[i] for i in chosen]
+
+    def passes(self, indices: Sequence[int], step: int, config: TrainConfig) -> list[Pass | None]:
+        """This process's share of a step; None where others have a pass and it has none.
+
+        The anchors depend on seed, step and sequence only.
+        """
+        own = self.replicas.share(indices)
+        largest = -(-len(indices) // self.replicas.place.size)
+        size = config.micro_batch or largest
+        found: list[Pass | None] = []
+        for start in range(0, largest, size):
+            chosen = own[start : start + size]
+            if not chosen:
+                found.append(None)
+                continue
+            anchors = [
+                draw_anchors(
+                    self.corpus.sequences[i],
+                    config.num_anchors,
+                    np.random.default_rng([config.seed, step, i]),
+                )
+                for i in chosen
+            ]
+            blocks = self.blocks(chosen, anchors, config.block_size)
+            found.append((blocks, self.features(chosen)))
+        return found
+
+    def settings(self, config: TrainConfig) -> dict[str, Any]:
+        """What two variants share when they are comparable; part of ``training.json``."""
+        asked = dataclasses.asdict(config)
+        for name in ("drafter", "data", "output_dir", "device", "save_every", "features", "target"):
+            del asked[name]
+        facts, corpus = self.target.describe(), self.corpus
+        return {
+            **asked,
+            "target": {
+                "name": config.target,
+                "model": facts["model"],
+                "revision": facts["revision"],
+                "weights_sha256": facts["weights_sha256"],
+            },
+            "data": {
+                "name": corpus.prompts.name,
+                "sha256": corpus.digest,
+                "num_sequences": len(corpus.train),
+                "num_held_back": len(corpus.held_back),
+                "vocabulary": len(corpus.vocabulary),
+                "vocabulary_coverage": round(corpus.coverage, 6),
+            },
+        }
+
+
+def open_workbench(config: TrainConfig) -> Workbench:
+    """Load the target and make the corpus; of several processes the first makes it for all.
+
+    Raises:
+        UserError: unusable data, or a target that cannot be loaded or trained for.
+    """
+    device = resolve_device(config.device)
+    ring = Ring(shards.place(), device)
+    target = load_target(
+        TargetOptions(
+            name=config.target, dtype=config.dtype, device=device, revision=config.revision
+        )
+    )
+    if not isinstance(target, TransformersTarget):
+        raise UserError(f"target {config.target} is not a transformers model; training needs one.")
+    layers = build_target_layer_ids(target.num_layers, config.num_features)
+    corpus = build_corpus(config, target, layers) if ring.place.is_first else None
+    first, *_ = ring.exchange(corpus.digest if corpus else None)
+    if corpus is None:
+        corpus = build_corpus(config, target, layers)
+    if corpus.digest != first:
+        raise UserError(
+            f"process {ring.place.rank} has another corpus than process 0; start all with the same "
+            "data and with HARNESS_CACHE_DIR on a directory that all hosts share."
+        )
+    head = SharedHead.of(target, corpus.vocabulary)
+    return Workbench(target, corpus, head, Replicas(ring, target.device))
