@@ -20,19 +20,19 @@ from pathlib import Path
 import torch
 import tyro
 
+from drafters.base import DrafterOptions
 from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.replay import replay
 from harness import registry
-from harness.config import RunConfig
 from harness.conversations import prompt_sha256, turns
-from harness.plan import Plan, make_plan
 from harness.records import Generation, Round, key_of
+from harness.reload import reload_run
 from harness.sampling import Sampling
 from harness.verify import Verdict
-from reports.tables import Run, load_run
-from targets.load import load_target
+from reports.run import Run, load_run
 from targets.transformers_lm import TransformersTarget
+from tasks.base import PromptSet
 
 Rounds = Sequence[tuple[Round, ...]]
 
@@ -56,17 +56,18 @@ def main(options: Options) -> int:
     run = load_run(options.run)
     if run.config["sampling"]["temperature"] != 0:
         raise SystemExit("only greedy answers can be replayed")
-    plan = plan_of(run, options)
-    target = load_target(plan.target)
+    reloaded = reload_run(run.config, options.data_dir)
+    target = reloaded.target
     assert isinstance(target, TransformersTarget)
     table: dict[str, dict[str, float]] = {}
     compared = differing = 0
-    for item in plan.drafters:
+    for text in options.drafter.split(","):
+        item = DrafterOptions.parse(text, options.block_size)
         drafter = registry.resolve("drafters", item.name).load()(target, item)
         assert isinstance(drafter, BlockDiffusionDrafter)
-        for task in plan.tasks:
-            answers = answers_of(run, plan, target, task)
-            batched, others = three_ways(run, plan, target, drafter, item.method, answers)
+        for task, prompts in reloaded.tasks.items():
+            answers = answers_of(run, target, task, prompts)
+            batched, others = three_ways(run, target, drafter, item.method, answers)
             num_rounds = sum(map(len, batched))
             tau = sum(r.committed for rounds in batched for r in rounds) / num_rounds
             table.setdefault(item.method, {})[task] = tau
@@ -81,31 +82,13 @@ def main(options: Options) -> int:
     return int(differing > 0 and target.dtype == torch.float32)
 
 
-def plan_of(run: Run, options: Options) -> Plan:
-    """The run's own target and prompts, with the drafters asked for."""
-    config = run.config
-    return make_plan(
-        RunConfig(
-            drafter=tuple(options.drafter.split(",")),
-            block_size=options.block_size,
-            target=config["target"]["name"],
-            tasks=tuple(task["task"] for task in config["tasks"]),
-            limit=config["limit"] or "all",
-            data_dir=options.data_dir,
-            max_new_tokens=config["max_new_tokens"],
-            dtype=config["target"]["dtype"],
-            device=config["target"]["device"],
-        )
-    )
-
-
 def answers_of(
-    run: Run, plan: Plan, target: TransformersTarget, task: str
+    run: Run, target: TransformersTarget, task: str, prompts: PromptSet
 ) -> list[tuple[Generation, TrainingSequence]]:
     """``ar_loop``'s answers to one task, each with its prompt in front."""
     records = {key_of(item): item for item in run.generations}
     found = []
-    for prompt in plan.tasks[task].prompts:
+    for prompt in prompts.prompts:
         for turn, ids in turns(target, task, prompt, records):
             answer = records.get((task, prompt.prompt_id, turn, "ar_loop", 0))
             if answer is None:
@@ -118,14 +101,13 @@ def answers_of(
 
 def three_ways(
     run: Run,
-    plan: Plan,
     target: TransformersTarget,
     drafter: BlockDiffusionDrafter,
     method: str,
     answers: Sequence[tuple[Generation, TrainingSequence]],
 ) -> tuple[Rounds, dict[str, Rounds]]:
     """Batched rounds, and those of the other ways that there are."""
-    limit = plan.max_new_tokens
+    limit = run.config["max_new_tokens"]
     sequences = [sequence for _, sequence in answers]
     features = [features_of(target, drafter, sequence) for sequence in sequences]
     batched = replay(
