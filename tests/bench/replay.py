@@ -23,7 +23,7 @@ import tyro
 from drafters.base import DrafterOptions
 from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
-from drafters.block_diffusion.replay import replay
+from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
 from harness import registry
 from harness.conversations import prompt_sha256, turns
 from harness.records import Generation, Round, key_of
@@ -65,9 +65,12 @@ def main(options: Options) -> int:
         item = DrafterOptions.parse(text, options.block_size)
         drafter = registry.resolve("drafters", item.name).load()(target, item)
         assert isinstance(drafter, BlockDiffusionDrafter)
+        every: list[Drafts] = []
         for task, prompts in reloaded.tasks.items():
             answers = answers_of(run, target, task, prompts)
-            batched, others = three_ways(run, target, drafter, item.method, answers)
+            drafts, others = three_ways(run, target, drafter, item.method, answers)
+            every += drafts
+            batched = [walk(one) for one in drafts]
             num_rounds = sum(map(len, batched))
             tau = sum(r.committed for rounds in batched for r in rounds) / num_rounds
             table.setdefault(item.method, {})[task] = tau
@@ -77,6 +80,7 @@ def main(options: Options) -> int:
                 compared, differing = compared + num_rounds, differing + different
                 words.append(f"{name}: {different} of {num_rounds} rounds differ")
             print(f"{item.method:12} {task:14} replayed τ {tau:.3f}   " + "   ".join(words))
+        print(f"{item.method:12} chain reward and accepted length: {chain_correlation(every)}")
     print(f"{compared} rounds compared, {differing} differ ({target.dtype})")
     print(json.dumps({"run_id": run.config["run_id"], "replayed_tau": table}))
     return int(differing > 0 and target.dtype == torch.float32)
@@ -105,12 +109,12 @@ def three_ways(
     drafter: BlockDiffusionDrafter,
     method: str,
     answers: Sequence[tuple[Generation, TrainingSequence]],
-) -> tuple[Rounds, dict[str, Rounds]]:
-    """Batched rounds, and those of the other ways that there are."""
+) -> tuple[list[Drafts], dict[str, Rounds]]:
+    """Batched drafts, and the rounds of the other ways that there are."""
     limit = run.config["max_new_tokens"]
     sequences = [sequence for _, sequence in answers]
     features = [features_of(target, drafter, sequence) for sequence in sequences]
-    batched = replay(
+    drafts = draft_behind(
         drafter.model,
         target,
         drafter.head,
@@ -127,12 +131,12 @@ def three_ways(
     }
     sizes = {facts["method"]: facts.get("block_size") for facts in run.config["methods"]}
     if sizes.get(method) != drafter.block_size:
-        return batched, others
+        return drafts, others
     records = {key_of(item): item for item in run.generations}
     measured = [records.get((*key_of(item)[:3], method, 0)) for item, _ in answers]
     if all(item is not None for item in measured):
         others["measured"] = [item.rounds or () for item in measured if item is not None]
-    return batched, others
+    return drafts, others
 
 
 def features_of(
