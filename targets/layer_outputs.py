@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+
+class _Reached(Exception):
+    """The last layer that was asked for has run."""
 
 
 class LayerOutputs:
@@ -33,6 +39,20 @@ class LayerOutputs:
         if not self.chosen:
             return None
         return torch.cat([self._kept[layer] for layer in self.chosen], dim=-1)
+
+    @contextlib.contextmanager
+    def nothing_behind(self) -> Iterator[None]:
+        """A pass inside ends behind the last chosen layer; what would follow it is not computed."""
+
+        def end(*_: Any) -> None:
+            raise _Reached
+
+        hook = self._layers[self.chosen[-1]].register_forward_hook(end)
+        try:
+            with contextlib.suppress(_Reached):
+                yield
+        finally:
+            hook.remove()
 
     def _hook(self, layer: int) -> Any:
         def keep(module: Any, inputs: Any, output: Any) -> None:

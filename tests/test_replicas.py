@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,69 +11,44 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.sittings import Sitting
 from tests.tiny_model import write_model, write_prompts
 
-
-def start(flags: list[str], cache: Path, rank: int, size: int, port: int) -> subprocess.Popen[str]:
-    """One process of ``size``, as a launcher starts it."""
-    world = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    own = {"HARNESS_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "harness", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **world, **place, **meeting, **own},
-    )
+Curves = dict[str, list[float]]
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> list[str]:
-    """What each printed, when all have ended well."""
-    ended = [process.communicate(timeout=120) for process in processes]
-    for process, (_, errors) in zip(processes, ended, strict=True):
-        assert process.returncode == 0, errors
-    return [printed for printed, _ in ended]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def flags(tmp_path: Path) -> list[str]:
-    model = write_model(tmp_path / "model")
-    prompts = write_prompts(tmp_path / "prompts.jsonl", 18)
+def train(root: Path, num_processes: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Train two variants into ``root``; returns what the last process printed."""
     sizes = {"steps": 8, "batch-size": 3, "num-anchors": 6, "block-size": 4, "num-layers": 1}
     sizes |= {"num-features": 2, "train-vocab-size": 0, "max-new-tokens": 16, "save-every": 3}
     numbers = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
-    return [
+    model = write_model(root / "model")
+    prompts = write_prompts(root / "prompts.jsonl", 18)
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(root / "cache"))
+    arguments = [
         *("train", "--drafter", "uniform,combined", "--target", str(model)),
-        *("--data", str(prompts), "--dtype", "float32", "--device", "cpu", *numbers),
+        *("--data", str(prompts), "--output-dir", str(root / "out")),
+        *("--dtype", "float32", "--device", "cpu", *numbers),
     ]
+    sitting = Sitting(arguments, root / "log", num_processes)
+    assert sitting.wait(120)
+    assert sitting.statuses == [0] * num_processes, (root / "log.err0").read_text()
+    return (root / f"log.out{num_processes - 1}").read_text()
 
 
-def outcome(
-    root: Path,
-) -> tuple[dict[str, torch.Tensor], dict[str, list[float]], dict[str, Any]]:
+def outcome(root: Path) -> tuple[dict[str, torch.Tensor], Curves, dict[str, Any]]:
     """Weights, curves and record of the combined drafter."""
-    body = json.loads((root / "combined" / "training.json").read_text())
+    directory = root / "out" / "combined"
+    body = json.loads((directory / "training.json").read_text())
     names = body["measured"][0].keys()
     curves = {name: [entry[name] for entry in body["measured"]] for name in names}
-    return load_file(root / "combined" / "model.safetensors"), curves, body
+    return load_file(directory / "model.safetensors"), curves, body
 
 
-def test_two_processes_train_as_one(flags: list[str], tmp_path: Path) -> None:
+def test_two_processes_train_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shares of two and one, and of one and none: an epoch is 3 + 3 + 3 + 3 + 3 + 1."""
-    alone = [*flags, "--output-dir", str(tmp_path / "alone")]
-    finish([start(alone, tmp_path / "cache1", 0, 1, free_port())])
-    port = free_port()
-    both = [*flags, "--output-dir", str(tmp_path / "both")]
-    first, second = finish([start(both, tmp_path / "cache2", rank, 2, port) for rank in (0, 1)])
-    assert "combined" in first and second == ""
+    assert "combined" in train(tmp_path / "alone", 1, monkeypatch)
+    assert train(tmp_path / "both", 2, monkeypatch) == ""
     weights, curves, record = outcome(tmp_path / "both")
     expected, expected_curves, expected_record = outcome(tmp_path / "alone")
     assert (record["num_processes"], expected_record["num_processes"]) == (2, 1)

@@ -165,6 +165,19 @@ def test_features_are_the_named_layers_in_order() -> None:
     assert target.prefill(ids[0]).features is None
 
 
+def test_layers_behind_the_last_feature_are_not_run() -> None:
+    target = toy.qwen3()
+    ids = torch.arange(9)[None]
+    ran: list[int] = []
+    for index, layer in enumerate(target.decoder_layers):
+        layer.register_forward_hook(lambda *_, index=index: ran.append(index))
+    target.features_of(ids, torch.ones_like(ids), (0, 1))
+    assert ran == [0, 1]
+    target.start(20, 0, ())
+    target.prefill(ids[0])
+    assert ran[2:] == list(range(target.num_layers))
+
+
 def test_padded_features_equal_single_ones() -> None:
     target = toy.qwen3()
     ids = torch.randint(0, toy.VOCAB, (2, 20), generator=torch.Generator().manual_seed(0))

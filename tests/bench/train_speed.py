@@ -24,15 +24,19 @@ import torch
 import tyro
 
 from drafters.block_diffusion.data import Blocks, TrainingSequence, draw_anchors, make_blocks
-from drafters.block_diffusion.model import DrafterConfig, build_target_layer_ids
+from drafters.block_diffusion.model import (
+    BlockDiffusionModel,
+    DrafterConfig,
+    build_target_layer_ids,
+)
 from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.optimizer import MasterAdamW
 from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Shapes of the step."""
+class StepOptions:
+    """Shapes of a training step."""
 
     num_sequences: int = 4
     """Sequences a step."""
@@ -56,8 +60,6 @@ class Options:
     """Of the drafter."""
     num_features: int = 5
     """Target layers read."""
-    objective: str = "combined"
-    """Its name."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the passes."""
     device: str = "cpu"
@@ -66,8 +68,64 @@ class Options:
     """Timed; the median counts."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(StepOptions):
+    """Time a training step."""
+
+    objective: str = "combined"
+    """Its name."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A drafter with random weights, and what one step reads."""
+
+    model: BlockDiffusionModel
+    head: SharedHead
+    sequences: list[TrainingSequence]
+    blocks: Blocks
+    features: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of it is."""
+        return self.features.device
+
+
 def main(options: Options) -> int:
     """Time the step, and print what it is made of."""
+    made = make_step(options)
+    optimizer = MasterAdamW(made.model.parameters(), 1e-4)
+    objective = OBJECTIVES[options.objective]
+    before = _memory_bytes(made.device)
+
+    def step() -> None:
+        block_loss(made.model, made.blocks, made.features, made.head, objective).total.backward()
+        optimizer.take_gradients()
+        optimizer.step(1.0, 1.0)
+
+    step_s = _seconds(step, made.device, options.steps)
+    memory_bytes = _memory_bytes(made.device) - before
+    flops, rate = _flops(options), _matmul_rate(made.device, made.features.dtype)
+    facts = {
+        **asdict(options),
+        "step_s": step_s,
+        "anchors_per_s": len(made.blocks.anchors) / step_s,
+        "tflops": flops / step_s / 1e12,
+        "matmul_tflops": rate / 1e12,
+        "share_of_matmul_rate": flops / step_s / rate,
+        "memory_bytes": memory_bytes,
+        "num_threads": torch.get_num_threads(),
+    }
+    for name in ("step_s", "anchors_per_s", "tflops", "matmul_tflops", "share_of_matmul_rate"):
+        print(f"{name:<22}{facts[name]:>12.4g}")
+    print(f"{'memory of the steps':<22}{memory_bytes / 1e9:>9.3g} GB")
+    print(json.dumps(facts))
+    return 0
+
+
+def make_step(options: StepOptions) -> Step:
+    """Random weights, tokens and features of the shapes asked for; the same at each call."""
     torch.manual_seed(0)
     device, dtype = torch.device(options.device), getattr(torch, options.dtype)
     config = _shape(options)
@@ -78,36 +136,19 @@ def main(options: Options) -> int:
         None,
     )
     model = initial_model(config, head, 0, dtype)
-    optimizer = MasterAdamW(model.parameters(), 1e-4)
-    blocks, features = _batch(options, config, device, dtype)
-    before = _memory_bytes(device)
-
-    def step() -> None:
-        loss = block_loss(model, blocks, features, head, OBJECTIVES[options.objective])
-        loss.total.backward()
-        optimizer.take_gradients()
-        optimizer.step(1.0, 1.0)
-
-    step_s = _seconds(step, device, options.steps)
-    flops, rate = _flops(options), _matmul_rate(device, dtype)
-    facts = {
-        **asdict(options),
-        "step_s": step_s,
-        "anchors_per_s": len(blocks.anchors) / step_s,
-        "tflops": flops / step_s / 1e12,
-        "matmul_tflops": rate / 1e12,
-        "share_of_matmul_rate": flops / step_s / rate,
-        "memory_bytes": _memory_bytes(device) - before,
-        "num_threads": torch.get_num_threads(),
-    }
-    for name in ("step_s", "anchors_per_s", "tflops", "matmul_tflops", "share_of_matmul_rate"):
-        print(f"{name:<22}{facts[name]:>12.4g}")
-    print(f"{'memory of the steps':<22}{facts['memory_bytes'] / 1e9:>9.3g} GB")
-    print(json.dumps(facts))
-    return 0
+    draw = np.random.default_rng(0)
+    sequences = [
+        TrainingSequence(tuple(draw.integers(0, 1024, options.length).tolist()), 100)
+        for _ in range(options.num_sequences)
+    ]
+    anchors = [draw_anchors(sequence, options.num_anchors, draw) for sequence in sequences]
+    blocks = make_blocks(sequences, anchors, options.block_size).to(device)
+    width = options.num_features * config.hidden_size
+    features = torch.randn(options.num_sequences * options.length, width).to(device, dtype)
+    return Step(model, head, sequences, blocks, features)
 
 
-def _shape(options: Options) -> DrafterConfig:
+def _shape(options: StepOptions) -> DrafterConfig:
     return DrafterConfig(
         hidden_size=options.hidden_size,
         intermediate_size=options.intermediate_size,
@@ -126,22 +167,7 @@ def _shape(options: Options) -> DrafterConfig:
     )
 
 
-def _batch(
-    options: Options, config: DrafterConfig, device: torch.device, dtype: torch.dtype
-) -> tuple[Blocks, torch.Tensor]:
-    draw = np.random.default_rng(0)
-    sequences = [
-        TrainingSequence(tuple(draw.integers(0, 1024, options.length).tolist()), 100)
-        for _ in range(options.num_sequences)
-    ]
-    anchors = [draw_anchors(sequence, options.num_anchors, draw) for sequence in sequences]
-    blocks = make_blocks(sequences, anchors, options.block_size).to(device)
-    width = options.num_features * config.hidden_size
-    features = torch.randn(options.num_sequences * options.length, width).to(device, dtype)
-    return blocks, features
-
-
-def _flops(options: Options) -> float:
+def _flops(options: StepOptions) -> float:
     """Of the matrix products of weights, forward and backward; attention left out."""
     width, inner = options.hidden_size, options.intermediate_size
     kv = width // options.num_heads * options.num_key_value_heads
