@@ -46,7 +46,8 @@ def clustered_correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> Co
     sides = [np.unique(np.asarray(side, np.float64), return_inverse=True) for side in (x, y)]
     generator = np.random.default_rng(count)
     draws = generator.multinomial(count, [1 / count] * count, size=NUM_DRAWS)
-    values = np.array([_both(sides, weights[owners]) for weights in (np.ones(count), *draws)])
+    all_weights = np.concatenate((np.ones((1, count)), draws))
+    values = np.array([_both(sides, weights[owners]) for weights in all_weights])
     if not np.isfinite(values).all():
         raise NoData("a value does not vary")
     low, high = np.percentile(values[1:], [2.5, 97.5], axis=0)
@@ -61,7 +62,7 @@ def clustered_correlation(x: ArrayLike, y: ArrayLike, clusters: ArrayLike) -> Co
 
 
 def _both(
-    sides: list[tuple[FloatArray, NDArray[np.intp]]], weights: NDArray[np.number]
+    sides: list[tuple[FloatArray, NDArray[np.intp]]], weights: FloatArray
 ) -> tuple[float, float]:
     """Pearson's and Spearman's coefficient of pairs that occur ``weights`` times each.
 
@@ -72,13 +73,13 @@ def _both(
     return _pearson(x, y, weights), _pearson(ranks_x, ranks_y, weights)
 
 
-def _ranks(num_values: int, place: NDArray[np.intp], weights: NDArray[np.number]) -> FloatArray:
+def _ranks(num_values: int, place: NDArray[np.intp], weights: FloatArray) -> FloatArray:
     """Mean rank of each distinct value."""
     held = np.bincount(place, weights=weights, minlength=num_values)
     return np.asarray(held.cumsum() - held / 2, dtype=np.float64)
 
 
-def _pearson(x: FloatArray, y: FloatArray, weights: NDArray[np.number]) -> float:
+def _pearson(x: FloatArray, y: FloatArray, weights: FloatArray) -> float:
     total = weights.sum()
     x, y = x - weights @ x / total, y - weights @ y / total
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -174,8 +174,9 @@ def chain_correlation(drafts: Sequence[Drafts]) -> Correlation:
         rewards.append(np.exp(item.log_q[whole].astype(np.float64).cumsum(1)).mean(1))
         accepted.append(item.accepted[whole])
         owners.append(np.full(whole.sum(), owner))
-    joined = (np.concatenate(values) for values in (rewards, accepted, owners))
-    return clustered_correlation(*joined)
+    return clustered_correlation(
+        np.concatenate(rewards), np.concatenate(accepted), np.concatenate(owners)
+    )
 
 
 def _windows(answer: Ints, width: int) -> Ints:

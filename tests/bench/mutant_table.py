@@ -292,6 +292,7 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("mass = mass * dpace_weights", "mass = dpace_weights"),
         ("focal_mass = torch.where(first, weights, 0.0)", "focal_mass = first.to(weights)"),
         ("length = torch.where(running, survival, 0.0).sum(1)", "length = survival.sum(1)"),
+        ("(mass * everywhere).sum()", "(mass * ce).sum()"),
         ("length / depth if", "length if"),
         ("torch.log1p(length)", "torch.log(length + 1e-9)"),
         ("matches = (running & (errors == 0)).sum()", "matches = (running & correct).sum()"),

@@ -20,19 +20,19 @@ from pathlib import Path
 import torch
 import tyro
 
+from drafters.base import DrafterOptions
 from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
-from drafters.block_diffusion.replay import replay
+from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
 from harness import registry
-from harness.config import RunConfig
 from harness.conversations import prompt_sha256, turns
-from harness.plan import Plan, make_plan
 from harness.records import Generation, Round, key_of
+from harness.reload import reload_run
 from harness.sampling import Sampling
 from harness.verify import Verdict
-from reports.tables import Run, load_run
-from targets.load import load_target
+from reports.run import Run, load_run
 from targets.transformers_lm import TransformersTarget
+from tasks.base import PromptSet
 
 Rounds = Sequence[tuple[Round, ...]]
 
@@ -56,17 +56,21 @@ def main(options: Options) -> int:
     run = load_run(options.run)
     if run.config["sampling"]["temperature"] != 0:
         raise SystemExit("only greedy answers can be replayed")
-    plan = plan_of(run, options)
-    target = load_target(plan.target)
+    reloaded = reload_run(run.config, options.data_dir)
+    target = reloaded.target
     assert isinstance(target, TransformersTarget)
     table: dict[str, dict[str, float]] = {}
     compared = differing = 0
-    for item in plan.drafters:
+    for text in options.drafter.split(","):
+        item = DrafterOptions.parse(text, options.block_size)
         drafter = registry.resolve("drafters", item.name).load()(target, item)
         assert isinstance(drafter, BlockDiffusionDrafter)
-        for task in plan.tasks:
-            answers = answers_of(run, plan, target, task)
-            batched, others = three_ways(run, plan, target, drafter, item.method, answers)
+        every: list[Drafts] = []
+        for task, prompts in reloaded.tasks.items():
+            answers = answers_of(run, target, task, prompts)
+            drafts, others = three_ways(run, target, drafter, item.method, answers)
+            every += drafts
+            batched = [walk(one) for one in drafts]
             num_rounds = sum(map(len, batched))
             tau = sum(r.committed for rounds in batched for r in rounds) / num_rounds
             table.setdefault(item.method, {})[task] = tau
@@ -76,36 +80,19 @@ def main(options: Options) -> int:
                 compared, differing = compared + num_rounds, differing + different
                 words.append(f"{name}: {different} of {num_rounds} rounds differ")
             print(f"{item.method:12} {task:14} replayed τ {tau:.3f}   " + "   ".join(words))
+        print(f"{item.method:12} chain reward and accepted length: {chain_correlation(every)}")
     print(f"{compared} rounds compared, {differing} differ ({target.dtype})")
     print(json.dumps({"run_id": run.config["run_id"], "replayed_tau": table}))
     return int(differing > 0 and target.dtype == torch.float32)
 
 
-def plan_of(run: Run, options: Options) -> Plan:
-    """The run's own target and prompts, with the drafters asked for."""
-    config = run.config
-    return make_plan(
-        RunConfig(
-            drafter=tuple(options.drafter.split(",")),
-            block_size=options.block_size,
-            target=config["target"]["name"],
-            tasks=tuple(task["task"] for task in config["tasks"]),
-            limit=config["limit"] or "all",
-            data_dir=options.data_dir,
-            max_new_tokens=config["max_new_tokens"],
-            dtype=config["target"]["dtype"],
-            device=config["target"]["device"],
-        )
-    )
-
-
 def answers_of(
-    run: Run, plan: Plan, target: TransformersTarget, task: str
+    run: Run, target: TransformersTarget, task: str, prompts: PromptSet
 ) -> list[tuple[Generation, TrainingSequence]]:
     """``ar_loop``'s answers to one task, each with its prompt in front."""
     records = {key_of(item): item for item in run.generations}
     found = []
-    for prompt in plan.tasks[task].prompts:
+    for prompt in prompts.prompts:
         for turn, ids in turns(target, task, prompt, records):
             answer = records.get((task, prompt.prompt_id, turn, "ar_loop", 0))
             if answer is None:
@@ -118,17 +105,16 @@ def answers_of(
 
 def three_ways(
     run: Run,
-    plan: Plan,
     target: TransformersTarget,
     drafter: BlockDiffusionDrafter,
     method: str,
     answers: Sequence[tuple[Generation, TrainingSequence]],
-) -> tuple[Rounds, dict[str, Rounds]]:
-    """Batched rounds, and those of the other ways that there are."""
-    limit = plan.max_new_tokens
+) -> tuple[list[Drafts], dict[str, Rounds]]:
+    """Batched drafts, and the rounds of the other ways that there are."""
+    limit = run.config["max_new_tokens"]
     sequences = [sequence for _, sequence in answers]
     features = [features_of(target, drafter, sequence) for sequence in sequences]
-    batched = replay(
+    drafts = draft_behind(
         drafter.model,
         target,
         drafter.head,
@@ -145,12 +131,12 @@ def three_ways(
     }
     sizes = {facts["method"]: facts.get("block_size") for facts in run.config["methods"]}
     if sizes.get(method) != drafter.block_size:
-        return batched, others
+        return drafts, others
     records = {key_of(item): item for item in run.generations}
     measured = [records.get((*key_of(item)[:3], method, 0)) for item, _ in answers]
     if all(item is not None for item in measured):
         others["measured"] = [item.rounds or () for item in measured if item is not None]
-    return batched, others
+    return drafts, others
 
 
 def features_of(
