@@ -6,17 +6,24 @@ import dataclasses
 import fcntl
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from drafters.base import DrafterOptions
 from drafters.block_diffusion import trainer
+from drafters.block_diffusion.drafter import build
+from harness import registry
 from harness.cli import main
-from harness.records import Generation, read_records
+from harness.decode import generate
+from harness.sampling import Sampling
 from harness.study_files import StudyFiles, StudyWriter
 from harness.study_records import Finished, Measurement, key_of, read_study_records
+from targets.base import TargetOptions
+from targets.load import load_target
 from tests.tiny_model import write_model, write_prompts
 
 PLUGIN = Path(__file__).parent / "plugins" / "my_counter.py"
@@ -67,21 +74,29 @@ def surroundings(cache: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: N
     torch.set_num_threads(1)
 
 
-def decode(tiny: Path, place: Path, *drafters: str, limit: int = 18) -> Path:
-    """A greedy run on the toy task; its directory."""
-    arguments = [
-        *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
-        *("--drafter", ",".join(drafters), "--baseline", "ar_loop", "--dtype", "float32"),
-        *("--device", "cpu", "--max-new-tokens", str(limit), "--output-dir", str(place)),
-    ]
-    assert main(arguments) == 0
+@pytest.fixture(scope="module")
+def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A greedy run on the toy task."""
+    place = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_PLUGINS", {kind: {} for kind in registry.KINDS})
+        arguments = [
+            *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
+            *("--drafter", "ngram", "--baseline", "ar_loop", "--dtype", "float32"),
+            *("--device", "cpu", "--max-new-tokens", "18", "--output-dir", str(place)),
+        ]
+        assert main(arguments) == 0
+    del sys.modules["my_counter"]
     (directory,) = place.iterdir()
     return directory
 
 
+def my_counter():
+    return sys.modules["my_counter"]
+
+
 @pytest.fixture
-def file(tiny: Path, tmp_path: Path) -> Path:
-    run = decode(tiny, tmp_path / "runs", "ngram")
+def file(tiny: Path, tmp_path: Path, run: Path) -> Path:
     path = tmp_path / "toy.toml"
     data = write_prompts(tmp_path / "prompts.jsonl")
     path.write_text(STUDY.format(model=tiny, data=data, runs=f'"{run}"'), encoding="utf-8")
@@ -128,35 +143,31 @@ def test_a_study_end_to_end(
         assert (item.loss is not None) == (item.train_time_tau is not None) == trained
         assert all((answer.rewards is not None) == trained for answer in item.replayed)
     assert not (tmp_path / "s" / "snapshots").exists()
-    replayed_as_decoded(tiny, tmp_path, done, ends)
+    replayed_as_decoded(tiny, tmp_path / "s", done, ends)
 
 
 def replayed_as_decoded(
-    tiny: Path, tmp_path: Path, done: list[Finished], ends: list[Measurement]
+    tiny: Path, place: Path, done: list[Finished], ends: list[Measurement]
 ) -> None:
     """In float32 the checkpoints decode in the very rounds that were replayed."""
-    last = [item for item in done if item.arm.recipe.steps == 6]
-    names = [
-        f"{item.arm.recipe.objective}@{item.arm.seed}={tmp_path / 's' / item.checkpoint}"
-        for item in last
-    ]
-    run = decode(tiny, tmp_path / "decoded", *names, limit=16)
-    decoded = [item for item in read_records(run / "records.jsonl") if isinstance(item, Generation)]
+    target = load_target(TargetOptions(name=str(tiny), dtype="float32"))
+    prompts = my_counter().TASK.load(None, None).prompts
     compared = 0
-    for item in last:
+    for item in done[-2:]:
+        options = DrafterOptions(name="combined", argument=str(place / item.checkpoint))
+        drafter = build(target, options)
         (end,) = [m for m in ends if m.arm == item.arm and m.horizon == 4]
-        answers = {(a.prompt_id, a.turn): a for a in end.replayed if a.task == "counting"}
-        method = f"{item.arm.recipe.objective}@{item.arm.seed}"
-        for generation in decoded:
-            if generation.method == method:
-                answer = answers[generation.prompt_id, generation.turn]
-                rounds = generation.rounds or ()
-                assert answer.num_tokens == len(generation.new_tokens)
-                assert answer.depths == tuple(r.depth for r in rounds)
-                # What was accepted behind a stop token a replay cannot know.
-                assert answer.accepted[:-1] == tuple(r.accepted for r in rounds)[:-1]
-                compared += len(rounds)
-    assert compared > 50
+        answers = {a.prompt_id: a for a in end.replayed if (a.task, a.turn) == ("counting", 1)}
+        for prompt in prompts:
+            ids = target.encode_chat([{"role": "user", "content": prompt.turns[0]}])
+            found = generate(target, drafter, ids, sampling=Sampling(), max_new_tokens=16)
+            answer = answers[prompt.prompt_id]
+            assert answer.num_tokens == len(found.new_tokens)
+            assert answer.depths == tuple(r.depth for r in found.rounds)
+            # What was accepted behind a stop token a replay cannot know.
+            assert answer.accepted[:-1] == tuple(r.accepted for r in found.rounds)[:-1]
+            compared += len(found.rounds)
+    assert compared > 20
 
 
 def test_the_loss_is_the_trainings_own(file: Path, tmp_path: Path) -> None:
