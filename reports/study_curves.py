@@ -150,6 +150,8 @@ def _inline(svg: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    svg = svg.replace(">*{", ">.drawing *{", 1)  # a style in a page is the whole page's
     svg = svg.replace("<svg ", '<svg class="drawing" role="img" aria-label="Learning curves" ', 1)
     svg = svg.replace(_INK, "currentColor")
     for place, colour in enumerate(_SERIES, start=1):

@@ -142,8 +142,8 @@ def _lead(view: StudyView) -> Iterator[str]:
     if not gains:
         return
     best = max(gains, key=lambda name: float(study_metrics.gain(gains[name].values)))
-    found = gains[best].estimate(study_metrics.gain)
-    ends = form.points_interval(found.low, found.high)
+    most = gains[best].estimate(study_metrics.gain)
+    ends = form.points_interval(most.low, most.high)
     counts = ", ".join(
         (
             form.counted(len(gains[best].seeds), "seed"),
@@ -151,7 +151,7 @@ def _lead(view: StudyView) -> Iterator[str]:
         )
     )
     yield (
-        f"There {best} gains most: {form.points(found.value or 0.0)} % in replayed τ"
+        f"There {best} gains most: {form.points(most.value or 0.0)} % in replayed τ"
         f"{f' ({ends})' if ends else ''} over {view.reference}, {place} ({counts})."
     )
 
