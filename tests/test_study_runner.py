@@ -143,6 +143,7 @@ def test_a_study_end_to_end(
         assert (item.loss is not None) == (item.train_time_tau is not None) == trained
         assert all((answer.rewards is not None) == trained for answer in item.replayed)
     assert not (tmp_path / "s" / "snapshots").exists()
+    losses_are_the_trainings_own(tmp_path / "s", done, measured)
     replayed_as_decoded(tiny, tmp_path / "s", done, ends)
 
 
@@ -170,18 +171,18 @@ def replayed_as_decoded(
     assert compared > 20
 
 
-def test_the_loss_is_the_trainings_own(file: Path, tmp_path: Path) -> None:
-    assert study(file, tmp_path / "s") == 0
-    for record in read_study_records(StudyFiles(tmp_path / "s").records):
-        if isinstance(record, Finished):
-            path = tmp_path / "s" / record.checkpoint / "training.json"
-            history = json.loads(path.read_text(encoding="utf-8"))["measured"]
-            points = [
-                (m.step, m.loss, m.train_time_tau)
-                for m in records(tmp_path / "s").values()
-                if isinstance(m, Measurement) and m.arm == record.arm and m.horizon == 4
-            ]
-            assert points == [(h["step"], h["loss"], h["train_time_tau"]) for h in history]
+def losses_are_the_trainings_own(
+    place: Path, done: list[Finished], measured: list[Measurement]
+) -> None:
+    for item in done:
+        path = place / item.checkpoint / "training.json"
+        history = json.loads(path.read_text(encoding="utf-8"))["measured"]
+        points = [
+            (m.step, m.loss, m.train_time_tau)
+            for m in measured
+            if m.arm == item.arm and m.horizon == 4
+        ]
+        assert points == [(h["step"], h["loss"], h["train_time_tau"]) for h in history]
 
 
 class Killed(BaseException):
@@ -304,14 +305,18 @@ def test_what_was_asked_wrongly_may_be_put_right(
 
 
 def test_other_data_is_refused(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert study(file, tmp_path / "s") == 0
+    with monkeypatch.context() as patch:
+        kill_at_record(patch, 2)
+        with pytest.raises(Killed):
+            study(file, tmp_path / "s")
     data = tmp_path / "prompts.jsonl"
     lines = data.read_text(encoding="utf-8").splitlines(keepends=True)
     data.write_text("".join(lines[1:]), encoding="utf-8")
-    text = file.read_text(encoding="utf-8")
-    file.write_text(text.replace("seeds = [0, 1]", "seeds = [0, 1, 2]"), encoding="utf-8")
     capsys.readouterr()
     assert study(file, tmp_path / "s") == 2
     assert "was begun where data." in capsys.readouterr().err
