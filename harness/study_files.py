@@ -61,6 +61,8 @@ class StudyFacts:
     """By name; a gamma of null is infinity."""
     arms: tuple[Arm, ...]
     measure: dict[str, Any]
+    sources: dict[str, dict[str, Any]]
+    """Of every task that is replayed: run, and where its prompts came from."""
     bench: dict[str, dict[str, Any]]
     """Target and data, by whose responses are trained on; empty until they were opened."""
     sessions: tuple[dict[str, Any], ...]
@@ -112,7 +114,12 @@ def prepare(directory: Path) -> StudyFiles:
     return files
 
 
-def open_study(files: StudyFiles, study: Study, environment: Mapping[str, Any]) -> None:
+def open_study(
+    files: StudyFiles,
+    study: Study,
+    sources: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, Any],
+) -> None:
     """Begin a study in its directory, or go on: a torn last line is cut off.
 
     Objectives, seeds, budgets and other arms may have been added since; nothing else may differ,
@@ -121,7 +128,7 @@ def open_study(files: StudyFiles, study: Study, environment: Mapping[str, Any]) 
     Raises:
         UserError: the directory holds another study, or cannot be read or written.
     """
-    asked = json.loads(json.dumps(study.describe()))
+    asked = json.loads(json.dumps({**study.describe(), "sources": sources}))
     bench: dict[str, Any] = {}
     sessions: list[Mapping[str, Any]] = []
     made = files.records.stat().st_size > 0 or files.snapshots.exists()
@@ -207,10 +214,11 @@ def _refuse_change(directory: Path, began: StudyFacts, asked: Mapping[str, Any])
     before = {
         "train": began.train,
         "measure": began.measure,
+        "sources": began.sources,
         "objectives": began.objectives,
     }
     now = {
-        **{name: asked[name] for name in ("train", "measure")},
+        **{name: asked[name] for name in ("train", "measure", "sources")},
         "objectives": {
             name: row for name, row in asked["objectives"].items() if name in began.objectives
         },

@@ -52,7 +52,7 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
     runs = _runs(study)
     files = prepare(directory)
     with sigterm_as_ctrl_c(), locked(files.records, f"study {directory}"):
-        open_study(files, study, provenance.environment(argv))
+        open_study(files, study, _sources(runs), provenance.environment(argv))
         with StudyWriter(files.records) as writer:
             _Session(study, files, writer, runs).work()
     return files
@@ -76,6 +76,19 @@ def _runs(study: Study) -> list[Run]:
         if tasks.count(task) > 1:
             raise UserError(f"two of measure.runs hold answers of {task}; name one of them.")
     return runs
+
+
+def _sources(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Task to the run that answered it, and where its prompts came from."""
+    return {
+        task["task"]: {
+            "run_id": run.run_id,
+            "num_prompts": len(task["prompt_ids"]),
+            **{name: task["source"][name] for name in ("kind", "location", "digest")},
+        }
+        for run in runs
+        for task in run.config["tasks"]
+    }
 
 
 class _Session:

@@ -32,7 +32,7 @@ def position_tables(view: StudyView) -> list[Table]:
     }
     if not found or not any(item.kept for item in found.values()):
         return []
-    note = f"At {_at(view)}; seeds and {'tasks' if view.tasks else 'held-back answers'} pooled."
+    note = f"At {_at(view)}; seeds and {_answers(view)} pooled."
     return [
         _rate_table(
             {n: (p, p.joint, p.offered) for n, p in found.items()},
@@ -106,7 +106,7 @@ def waste_table(view: StudyView) -> Table | None:
         return None
     return Table(
         title="Correct draft tokens thrown away",
-        note=f"At {_at(view)}; {'means over tasks' if view.tasks else 'held-back answers'}, seeds "
+        note=f"At {_at(view)}; means over {_answers(view)}, seeds "
         "pooled. Slots are draft tokens and bonuses; correct is a token that the "
         "answer has at its place, wasted a correct draft token behind an earlier error (arXiv "
         "2606.11552, Table 1). Slots behind the end of an answer are left out.",
@@ -203,7 +203,7 @@ def arm_table(view: StudyView) -> Table:
             ),
         )
         rows.append(Row(cells=cells, muted=done is None))
-    overall = (Column(title="τ overall"),) if view.tasks else ()
+    overall = (Column(title=f"τ {view.main_place[0]}"),) if view.tasks else ()
     return Table(
         title="Trainings",
         note="Decode with a checkpoint by harness run --drafter NAME@LABEL=CHECKPOINT. Seconds "
@@ -247,3 +247,7 @@ def _headline_answers(view: StudyView) -> dict[str, list[Replayed]]:
 
 def _at(view: StudyView) -> str:
     return f"{form.count(view.headline[0])} steps"
+
+
+def _answers(view: StudyView) -> str:
+    return view.marked("tasks", view.tasks) if view.tasks else "held-back answers"

@@ -167,8 +167,13 @@ def _facts(view: StudyView) -> Iterator[tuple[str, str, str]]:
     yield "Data SHA-256", form.digest(data.get("sha256")), form.text(data.get("sha256"))
     yield "Sequences", f"{data.get('num_sequences', form.BLANK)} trained on", ""
     shape = ("num_layers", "block_size", "num_anchors", "batch_size", "dtype", "learning_rate")
-    words = [f"{name} {facts.train[name]}" for name in shape if name in facts.train]
-    yield "Training", ", ".join(words), ""
+    settings = [f"{name} {facts.train[name]}" for name in shape if name in facts.train]
+    yield "Training", ", ".join(settings), ""
+    sources = facts.sources.items()
+    words = [f"{source['num_prompts']} {task} ({source['kind']})" for task, source in sources]
+    yield "Prompts of tasks", form.text(", ".join(words)), ""
+    runs = dict.fromkeys(source["run_id"] for _, source in sources)
+    yield "Answers of runs", form.text(", ".join(runs)), ""
     yield "Drafted from", f"{facts.measure.get('draft_vocab')} vocabulary", ""
     yield "Answer limit", f"{facts.measure.get('max_new_tokens')} tokens", ""
     yield "Arms", f"{len(view.results.finished)} of {len(view.arms)} finished", ""
@@ -180,6 +185,11 @@ def _facts(view: StudyView) -> Iterator[tuple[str, str, str]]:
 
 def _notes(view: StudyView) -> Iterator[str]:
     yield "Every τ here is replayed, not decoded, and nothing here is timed."
+    if view.marked("", view.tasks):
+        yield (
+            "Samples are prompts written for this project, not the benchmark; their numbers must "
+            "not be quoted under its name."
+        )
     missing = [arm for arm in view.arms if arm not in view.results.finished]
     if missing:
         yield f"Unfinished: {form.counted(len(missing), 'training')} of {len(view.arms)}."

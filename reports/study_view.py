@@ -97,12 +97,19 @@ class StudyView:
         )
         return tuple(task for task in found if task != HELD_BACK)
 
+    def marked(self, title: str, tasks: Sequence[str]) -> str:
+        """A title that says so where a task's prompts are the project's samples."""
+        sources = self.results.facts.sources
+        samples = any(sources.get(task, {}).get("kind") == "samples" for task in tasks)
+        return f"{title} (samples)" if samples else title
+
     @property
     def places(self) -> list[Place]:
         """What a τ may be about: held-back prompts, all tasks, each task."""
         tasks = self.tasks
         overall = [("overall", tasks)] if tasks else []
-        return [("held back", (HELD_BACK,)), *overall, *((task, (task,)) for task in tasks)]
+        found = [("held back", (HELD_BACK,)), *overall, *((task, (task,)) for task in tasks)]
+        return [(self.marked(title, names), names) for title, names in found]
 
     @property
     def main_place(self) -> Place:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.study import Arm
 from harness.study_files import StudyFiles, StudyWriter, note_bench, open_study, prepare
-from harness.study_records import Finished, Measurement, Replayed
+from harness.study_records import HELD_BACK, Finished, Measurement, Replayed
 from harness.study_toml import read_study
 from harness.waste import Slots
 
@@ -104,15 +104,24 @@ def finished(arm: Arm, name: str) -> Finished:
     )
 
 
+def source(kind: str) -> dict[str, Any]:
+    """Where the prompts of a task came from."""
+    return {"run_id": "r", "num_prompts": 6, "kind": kind, "location": "x", "digest": "e" * 64}
+
+
 def write_study(
-    directory: Path, text: str, taus: Callable[[Arm], Mapping[str, Sequence[int]]]
+    directory: Path,
+    text: str,
+    taus: Callable[[Arm], Mapping[str, Sequence[int]]],
+    kind: str = "directory",
 ) -> StudyFiles:
     """A finished study of a file's ``text``, measured as ``taus`` says, halfway and at the end."""
     path = directory.parent / f"{directory.name}.toml"
     path.write_text(text, encoding="utf-8")
     study = read_study(path)
     files = prepare(directory)
-    open_study(files, study, ENVIRONMENT)
+    tasks = [task for task in taus(study.arms[0]) if task != HELD_BACK]
+    open_study(files, study, {task: source(kind) for task in tasks}, ENVIRONMENT)
     note_bench(files, "target", BENCH)
     with StudyWriter(files.records) as writer:
         for arm in study.arms:

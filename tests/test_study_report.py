@@ -98,6 +98,19 @@ def test_other_tables_of_the_headline_budget(tmp_path: Path) -> None:
         assert absent not in markdown
 
 
+def test_samples_never_pass_for_the_benchmark(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", BUDGETS, by_budget, "samples")
+    markdown, html = pages(study.directory)
+    row = table(markdown, "Gain over uniform against budget")[0]
+    assert {"gain overall (samples), %", "gain gsm8k (samples), %"} <= set(row)
+    assert "gain held back, %" in row
+    assert "overall (samples) (2 seeds, 12 prompts)" in markdown
+    assert "must not be quoted under its name" in markdown and "gsm8k (samples)" in html
+    for title in ("Joint acceptance J(k)", "Correct draft tokens thrown away"):
+        assert "tasks (samples)" in markdown.split(f"## {title}\n")[1].split("\n## ")[0]
+    assert "(samples)" not in pages(write_study(tmp_path / "t", BUDGETS, by_budget).directory)[0]
+
+
 FACTORIAL = """
 [train]
 block_size = 4
