@@ -86,7 +86,7 @@ def run_answers(bench: Workbench, config: TrainConfig, measure: Measure, run: Ru
         UserError: other prompts or another target than the run's, or no answers.
     """
     facts, target = run.config["target"], bench.target
-    for name in ("model", "weights_sha256"):
+    for name in ("model", "revision", "weights_sha256", "dtype"):
         began, now = facts.get(name), target.describe()[name]
         if began != now:
             raise UserError(

@@ -64,7 +64,7 @@ def points_interval(low: float | None, high: float | None) -> str:
     """Both ends of an interval of `points`; empty where there is none."""
     if low is None or high is None:
         return ""
-    return f"{100 * low:+.1f} to {100 * high:+.1f}".replace("-", "−")
+    return f"{points(low)} to {points(high)}"
 
 
 def rate(value: float | None) -> str:

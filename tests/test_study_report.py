@@ -63,7 +63,7 @@ def test_gain_against_budget(tmp_path: Path) -> None:
     last = rows[-1]
     assert last["gain held back, %"] == "+50.0 (+50.0 to +50.0)"
     assert last["gain gsm8k, %"] == "+50.0 (+50.0 to +50.0)"
-    assert last["gain mbpp, %"] == "0.0 (+0.0 to +0.0)"
+    assert last["gain mbpp, %"] == "0.0 (0.0 to 0.0)"
     # Ratio of the means over tasks: (3 + 4) / (2 + 4).
     assert last["gain overall, %"] == "+16.7 (+16.7 to +16.7)"
     assert (last["Seeds"], last["prompts held back"], last["prompts of tasks"]) == ("2", "6", "12")

@@ -74,21 +74,24 @@ def surroundings(cache: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: N
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="module")
-def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A greedy run on the toy task."""
-    place = tmp_path_factory.mktemp("runs")
+def decode(tiny: Path, place: Path, dtype: str) -> Path:
+    """A greedy run on the toy task; its directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_PLUGINS", {kind: {} for kind in registry.KINDS})
         arguments = [
             *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
-            *("--drafter", "ngram", "--baseline", "ar_loop", "--dtype", "float32"),
+            *("--drafter", "ngram", "--baseline", "ar_loop", "--dtype", dtype),
             *("--device", "cpu", "--max-new-tokens", "18", "--output-dir", str(place)),
         ]
         assert main(arguments) == 0
     del sys.modules["my_counter"]
     (directory,) = place.iterdir()
     return directory
+
+
+@pytest.fixture(scope="module")
+def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return decode(tiny, tmp_path_factory.mktemp("runs"), "float32")
 
 
 def my_counter():
@@ -183,6 +186,34 @@ def losses_are_the_trainings_own(
             if m.arm == item.arm and m.horizon == 4
         ]
         assert points == [(h["step"], h["loss"], h["train_time_tau"]) for h in history]
+
+
+def test_in_bfloat16_over_part_of_the_vocabulary(
+    file: Path,
+    tiny: Path,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The features that were kept for training serve the replay; those of a run are kept too."""
+    text = file.read_text(encoding="utf-8")
+    for before, after in (
+        ("float32", "bfloat16"),
+        ("train_vocab_size = 0", "train_vocab_size = 30"),
+        ("seeds = [0, 1]", "seeds = [0]"),
+        ("steps = [3, 6]", "steps = [3]"),
+        ("curve_points = 3", 'curve_points = 1\ndraft_vocab = "trained"'),
+    ):
+        text = text.replace(before, after)
+    file.write_text(text, encoding="utf-8")
+    assert study(file, tmp_path / "s") == 2
+    assert "whose dtype was float32, and the study's has bfloat16" in capsys.readouterr().err
+    own = decode(tiny, tmp_path / "runs", "bfloat16")
+    file.write_text(text.replace(str(run), str(own)), encoding="utf-8")
+    assert study(file, tmp_path / "s") == 0
+    found = read_study_records(StudyFiles(tmp_path / "s").records)
+    ends = [item for item in found if isinstance(item, Measurement)]
+    assert len(ends) == 4 and all(len(item.replayed) == 5 + 5 for item in ends)
 
 
 class Killed(BaseException):
