@@ -76,22 +76,24 @@ def surroundings(cache: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: N
 
 def decode(tiny: Path, place: Path, dtype: str) -> Path:
     """A greedy run on the toy task; its directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_PLUGINS", {kind: {} for kind in registry.KINDS})
-        arguments = [
-            *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
-            *("--drafter", "ngram", "--baseline", "ar_loop", "--dtype", dtype),
-            *("--device", "cpu", "--max-new-tokens", "18", "--output-dir", str(place)),
-        ]
-        assert main(arguments) == 0
-    del sys.modules["my_counter"]
+    arguments = [
+        *("run", "--plugin", str(PLUGIN), "--target", str(tiny), "--tasks", "counting"),
+        *("--drafter", "ngram", "--baseline", "ar_loop", "--dtype", dtype),
+        *("--device", "cpu", "--max-new-tokens", "18", "--output-dir", str(place)),
+    ]
+    assert main(arguments) == 0
     (directory,) = place.iterdir()
     return directory
 
 
 @pytest.fixture(scope="module")
 def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return decode(tiny, tmp_path_factory.mktemp("runs"), "float32")
+    """Made once, with a registry that forgets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_PLUGINS", {kind: {} for kind in registry.KINDS})
+        directory = decode(tiny, tmp_path_factory.mktemp("runs"), "float32")
+    del sys.modules["my_counter"]
+    return directory
 
 
 def my_counter():
