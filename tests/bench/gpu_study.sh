@@ -97,7 +97,7 @@ pack() { # DIR EVAL_DATA_DIR PROMPTS...
     mv "$part" "$path/"
     cp "$SCRATCH/parts/manifest" "$path/"
   done
-  say pack "$(find "$out" -name 'part_*' | wc -l) pieces in $out, $(size_of_parts "$out"); $SECONDS s"
+  say pack "$(wc -l <"$out/piece_1/manifest") pieces in $out, $(size_of_parts "$out"); $SECONDS s"
 }
 
 link_target() { # PLACE: the model's directory, or one with the embedded target's GGUF file
@@ -119,7 +119,7 @@ print(spec.submodule_search_locations[0] if spec else "")')
 
 download_wheels() { # INTO: what the machine lacks, for its Python, in the versions tested here
   local tags=() tag
-  for tag in 2_28 2_27 2_17 2014; do tags+=(--platform "manylinux${tag/#2_/_2_}_x86_64"); done
+  for tag in _2_28 _2_27 _2_17 2014; do tags+=(--platform "manylinux${tag}_x86_64"); done
   # shellcheck disable=SC2086  # names are words
   [[ -z $WHEELS ]] ||
     "$PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps \
@@ -252,16 +252,17 @@ phase() { # NAME LIMIT_S ARGUMENT...: Python under a time limit; left out where 
 bundle() { # DIR [FROM-TO]
   need $# 1 "bundle DIR [FROM-TO]"
   [[ -d $STUDY ]] || die "there is no study in $STUDY; call study first."
-  local out=$1 from=${2:-1-999} to count part members
+  local out=$1 from=${2:-1-999} to count part member members=()
   [[ $from =~ ^[1-9][0-9]*-[1-9][0-9]*$ ]] || die "volumes are named by numbers such as 1-4."
   to=${from#*-} from=${from%-*}
   if [[ ! -e $VOLUME_DIR/manifest ]]; then
     rm -rf "$VOLUME_DIR" "$STUDY/corpus"
     [[ ! -d $PLACE/corpus ]] || cp -r "$PLACE/corpus" "$STUDY/corpus"
     # What is small and says most comes first: volumes may be lost from the end.
-    members=$(cd "$STUDY" && ls -df code study.log logs runs checkpoints corpus 2>/dev/null) || true
-    # shellcheck disable=SC2086  # members are words
-    make_parts "$STUDY" "$VOLUME_DIR" "$VOLUME" $members
+    for member in code study.log logs runs checkpoints corpus; do
+      [[ ! -e $STUDY/$member ]] || members+=("$member")
+    done
+    make_parts "$STUDY" "$VOLUME_DIR" "$VOLUME" "${members[@]}"
   fi
   count=$(wc -l <"$VOLUME_DIR/manifest")
   ((to <= count)) || to=$count
@@ -285,7 +286,9 @@ unbundle() { # OUT DIR...
   missing=$(missing_parts "$SCRATCH/parts")
   open_parts "$SCRATCH/parts" "$SCRATCH/whole"
   broken=$(failed_sums "$SCRATCH/whole/files.sha256")
-  while read -r file; do rm -f "$SCRATCH/whole/$file"; done <<<"$broken"
+  while read -r file; do
+    [[ -z $file ]] || rm -f "$SCRATCH/whole/$file"
+  done <<<"$broken"
   mv -T "$SCRATCH/whole" "$out" || die "$out cannot be written; free some space."
   [[ $(cat "$out/code") == "$(code_digest)" ]] ||
     say unbundle "the programs here are not those that made this"
@@ -301,36 +304,24 @@ toy() { # DIR: both machines here, with a tiny random model
   scratch_beside "$1"
   local here piece
   here=$(realpath "$1")
-  toy_inputs "$here"
+  "$PYTHON" -c 'import sys
+from pathlib import Path
+from tests.tiny_model import write_model, write_prompts, write_tasks
+here = Path(sys.argv[1])
+write_model(here / "model", max_position_embeddings=2048)
+write_prompts(here / "prompts.jsonl", 80)
+write_tasks(here / "eval")' "$here" || die "the toy cannot be made (see above)."
   export GPU_STUDY_HOME=$here/home GPU_STUDY_TARGET=$here/model GPU_STUDY_WHEELS=
   export GPU_STUDY_PIECE=40K GPU_STUDY_VOLUME=100K GPU_STUDY_VOLUMES=1-2
   export GPU_STUDY_DATA="--max-new-tokens 24 --batch-size 8 --dtype float32"
   export GPU_STUDY_TRAIN="--steps 4 --batch-size 2 --num-anchors 4 --block-size 4 --num-layers 1
     --num-features 2 --train-vocab-size 0 --dtype float32"
   export GPU_STUDY_RUN="--baseline ar_loop --limit 1 --max-new-tokens 8 --dtype float32"
-  "$0" pack "$here/pieces" "$here/eval" "$here/prompts.jsonl"
-  for piece in "$here"/pieces/piece_*; do "$0" stage "$piece"; done
-  "$0" study "$here/first"
-  "$0" bundle "$here/second" 3-999
-  "$0" unbundle "$here/back" "$here/first" "$here/second"
-}
-
-toy_inputs() { # DIR: a model, prompts, and the tasks' samples under the names of upstream's files
-  "$PYTHON" - "$1" <<'END' || die "the toy cannot be made (see above)."
-import json, shutil, sys
-from pathlib import Path
-from tests.tiny_model import write_model, write_prompts
-
-here = Path(sys.argv[1])
-config = write_model(here / "model") / "config.json"
-config.write_text(json.dumps({**json.loads(config.read_text()), "max_position_embeddings": 2048}))
-write_prompts(here / "prompts.jsonl", 80)
-for file in ("mt_bench/question", "gsm8k/test", "humaneval/HumanEval", "mbpp/sanitized_test",
-             "livecodebench/problems_own", "alpaca/alpaca"):
-    place = here / "eval" / f"{file}.jsonl"
-    place.parent.mkdir(parents=True)
-    shutil.copy(f"tasks/samples/{place.parent.name}.jsonl", place)
-END
+  bash "$0" pack "$here/pieces" "$here/eval" "$here/prompts.jsonl"
+  for piece in "$here"/pieces/piece_*; do bash "$0" stage "$piece"; done
+  bash "$0" study "$here/first"
+  bash "$0" bundle "$here/second" 3-999
+  bash "$0" unbundle "$here/back" "$here/first" "$here/second"
 }
 
 [[ -d harness && -f constraints.txt ]] || die "call this in the root of the project."

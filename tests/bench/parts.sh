@@ -30,7 +30,7 @@ collect_parts() { # INTO DIR...: parts of one archive, each checked, brought tog
   done
 }
 
-failed_sums() { # LIST: files named in it that are not there or not whole; paths as the list has them
+failed_sums() { # LIST: files named in it that are not there or not whole
   (cd "$(dirname "$1")" && LC_ALL=C sha256sum --check --quiet "$(basename "$1")" 2>/dev/null) |
     sed 's/: FAILED.*//' || true
 }
