@@ -161,7 +161,7 @@ def test_a_study_comes_back_as_it_was(tmp_path: Path, staged: Call) -> None:
     done = staged("study", first)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        *("study", "tests", "data", "train", "run", "bundle")
+        *("study", "tests", "speed", "data", "train", "run", "bundle")
     ]
     assert sorted(path.name for path in first.iterdir()) == ["manifest", "part_001", "part_002"]
     assert staged("bundle", second, "3-99").returncode == 0

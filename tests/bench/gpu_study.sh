@@ -10,9 +10,9 @@
 #   here    tests/bench/gpu_study.sh toy build/gpu_toy            (all of it on a CPU, in minutes)
 #
 # `stage` says what is still missing; behind the last piece it installs wheels and converts the
-# target. `study` goes through tests, data, train and run, each under a time limit, and bundles what
-# there is, whatever became of them. Called again, it goes on where it was cut off. All is lost with
-# the machine, so make the calls one right behind the other. The shipped checkpoints need not
+# target. `study` goes through tests, speed (of a training step), data, train and run, each under a
+# time limit, and bundles what there is, whatever became of them. Called again, it goes on where it
+# was cut off. All is lost with the machine, so make the calls one right behind the other. The shipped checkpoints need not
 # travel: `git sparse-checkout set --no-cone '/*' '!/drafters/checkpoints/'` takes them out of the
 # working tree, `git sparse-checkout disable` brings them back.
 #
@@ -29,12 +29,14 @@ VOLUMES=${GPU_STUDY_VOLUMES:-1-4}   # those that study writes to OUT
 WHEELS=${GPU_STUDY_WHEELS-tyro docstring_parser typeguard platformdirs gguf} # not there
 WHEEL_PYTHON=${GPU_STUDY_WHEEL_PYTHON:-3.12}
 NAME=${GPU_STUDY_NAME:-study} # another name is another study, of the same target and corpus
+SPEED_FLAGS=${GPU_STUDY_SPEED:---device cuda --num-sequences 32 --num-anchors 64 --block-size 8}
 DATA_FLAGS=${GPU_STUDY_DATA:---batch-size 512 --max-prompts 5000}
 TRAIN_FLAGS=${GPU_STUDY_TRAIN:---steps 1500 --batch-size 32 --num-anchors 64 --block-size 8}
 RUN_FLAGS=${GPU_STUDY_RUN:---baseline ar_loop --limit 4 --max-new-tokens 64}
 TEST_S=${GPU_STUDY_TEST_S:-45}
-DATA_S=${GPU_STUDY_DATA_S:-120}
-TRAIN_S=${GPU_STUDY_TRAIN_S:-220}
+SPEED_S=${GPU_STUDY_SPEED_S:-40}
+DATA_S=${GPU_STUDY_DATA_S:-110}
+TRAIN_S=${GPU_STUDY_TRAIN_S:-200}
 RUN_S=${GPU_STUDY_RUN_S:-300}
 TOTAL_S=${GPU_STUDY_TOTAL_S:-570} # all of study; a phase gets what is left where that is less
 KILL_S=20                         # for the orderly end of a phase that is cut off
@@ -190,6 +192,8 @@ study() { # OUT
   target=$(staged_target)
   phase tests "$TEST_S" -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py || status=1
   # shellcheck disable=SC2086  # flags are words
+  phase speed "$SPEED_S" -m tests.bench.train_speed $SPEED_FLAGS || status=1
+  # shellcheck disable=SC2086  # flags are words
   phase data "$DATA_S" -m harness data --target "$target" --prompts "$PAYLOAD/train" \
     --output-dir "$PLACE/corpus" $DATA_FLAGS &&
     phase train "$TRAIN_S" -m harness train --target "$target" --drafter all \
@@ -313,6 +317,7 @@ write_prompts(here / "prompts.jsonl", 80)
 write_tasks(here / "eval")' "$here" || die "the toy cannot be made (see above)."
   export GPU_STUDY_HOME=$here/home GPU_STUDY_TARGET=$here/model GPU_STUDY_WHEELS=
   export GPU_STUDY_PIECE=40K GPU_STUDY_VOLUME=100K GPU_STUDY_VOLUMES=1-2
+  export GPU_STUDY_SPEED="--num-sequences 1 --num-anchors 2 --train-vocab-size 64 --steps 1"
   export GPU_STUDY_DATA="--max-new-tokens 24 --batch-size 8 --dtype float32"
   export GPU_STUDY_TRAIN="--steps 4 --batch-size 2 --num-anchors 4 --block-size 4 --num-layers 1
     --num-features 2 --train-vocab-size 0 --dtype float32"
