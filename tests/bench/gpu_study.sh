@@ -12,9 +12,10 @@
 # `stage` says what is still missing; behind the last piece it installs wheels and converts the
 # target. `study` goes through tests, speed (of a training step), data, train and run, each under a
 # time limit, and bundles what there is, whatever became of them. Called again, it goes on where it
-# was cut off. All is lost with the machine, so make the calls one right behind the other. The shipped checkpoints need not
-# travel: `git sparse-checkout set --no-cone '/*' '!/drafters/checkpoints/'` takes them out of the
-# working tree, `git sparse-checkout disable` brings them back.
+# was cut off. All is lost with the machine, so make the calls one right behind the other. The
+# shipped checkpoints need not travel: `git sparse-checkout set --no-cone '/*'
+# '!/drafters/checkpoints/'` takes them out of the working tree, `git sparse-checkout disable`
+# brings them back.
 #
 # The default sizes are estimates for an H100; no GPU has run them yet. The bundle's study.log and
 # training.json tell how long things took.
@@ -192,7 +193,7 @@ study() { # OUT
   target=$(staged_target)
   phase tests "$TEST_S" -m pytest -m gpu -p no:cacheprovider tests/test_gpu.py || status=1
   # shellcheck disable=SC2086  # flags are words
-  phase speed "$SPEED_S" -m tests.bench.train_speed $SPEED_FLAGS || status=1
+  phase speed "$SPEED_S" tests/bench/train_speed.py $SPEED_FLAGS || status=1
   # shellcheck disable=SC2086  # flags are words
   phase data "$DATA_S" -m harness data --target "$target" --prompts "$PAYLOAD/train" \
     --output-dir "$PLACE/corpus" $DATA_FLAGS &&
