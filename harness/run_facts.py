@@ -30,6 +30,7 @@ class ObjectiveFacts(TypedDict):
     alpha_ce: NotRequired[float]
     dpace_alpha: NotRequired[float | None]
     ce_until_error: NotRequired[bool]
+    distill: NotRequired[float]
     reward: NotRequired[str]
 
 

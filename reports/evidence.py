@@ -75,6 +75,8 @@ def _cross_entropy(objective: Mapping[str, Any]) -> str:
         words.append(f"D-PACE α = {form.number(objective['dpace_alpha'])}")
     if objective.get("ce_until_error"):
         words.append("up to the first error")
+    if objective.get("distill"):
+        words.append(f"{form.number(objective['distill'])} against the target's distribution")
     if objective.get("reward", "mean") != "mean":
         words.append(f"{form.text(objective['reward'])} reward")
     return ", ".join(words)

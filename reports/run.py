@@ -83,7 +83,7 @@ class Run:
         shows that there is a turn; the first there always is.
         """
         asked = (*self.generations, *self.failures)
-        num_turns = {
+        num_turns: dict[tuple[str, str], int] = {
             (task["task"], prompt_id): count
             for task in self.config["tasks"]
             for prompt_id, count in zip(task["prompt_ids"], task.get("num_turns", ()), strict=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -249,7 +250,12 @@ class TransformersTarget:
 
     @torch.no_grad()
     def features_of(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, layers: Sequence[int]
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        layers: Sequence[int],
+        *,
+        with_output: bool = False,
     ) -> torch.Tensor:
         """Outputs of ``layers`` side by side, by a pass that ends there; fit to train on.
 
@@ -257,16 +263,22 @@ class TransformersTarget:
             input_ids: ``[B, L]`` int64.
             attention_mask: ``[B, L]``, 0 where padded.
             layers: 0-based, ascending.
+            with_output: put what the LM head reads behind them.
 
         Returns:
-            ``[B, L, len(layers) * H]`` in the model's dtype.
+            ``[B, L, len(layers) * H]`` in the model's dtype; H wider with the output.
         """
         before = self._outputs.chosen
         self._outputs.choose(tuple(layers))
-        with self._outputs.nothing_behind():
-            self._decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        end = contextlib.nullcontext() if with_output else self._outputs.nothing_behind()
+        with end:
+            output = self._decoder(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            )
         features = self._outputs.joined()
         assert features is not None
+        if with_output:
+            features = torch.cat((features, output.last_hidden_state), dim=-1)
         self._outputs.choose(before)
         return features
 

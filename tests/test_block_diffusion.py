@@ -10,14 +10,23 @@ from drafters.block_diffusion.block_attention import BlockLayout
 from drafters.block_diffusion.data import Blocks, TrainingSequence, draw_anchors, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
-from drafters.block_diffusion.head import label_log_prob
+from drafters.block_diffusion.head import (
+    expected_rows,
+    label_log_prob,
+    label_log_prob_and_soft_ce,
+)
 from drafters.block_diffusion.model import (
     BlockDiffusionModel,
     DrafterConfig,
     build_target_layer_ids,
 )
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
-from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.variant import (
+    SharedHead,
+    block_loss,
+    initial_model,
+    teacher_rows,
+)
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from tests import toy
@@ -219,6 +228,40 @@ def test_label_log_prob_and_its_gradient_equal_log_softmax():
     (gradient,) = torch.autograd.grad((expected * scale).sum(), hidden)
     (log_p * scale).sum().backward()
     torch.testing.assert_close(hidden.grad, gradient)
+
+
+def test_soft_cross_entropy_and_its_gradient_equal_those_written_out():
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 5, generator=draw, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(9, 5, generator=draw, dtype=torch.float64)
+    weight = torch.randn(11, 5, generator=draw, dtype=torch.float64)
+    labels = torch.randint(0, 11, (9,), generator=draw)
+    expected = expected_rows(teacher, weight, chunk=4)
+    log_p, soft, correct = label_log_prob_and_soft_ce(hidden, weight, labels, expected, chunk=4)
+    log_q = (hidden @ weight.T).log_softmax(-1)
+    written_out = -((teacher @ weight.T).softmax(-1) * log_q).sum(-1)
+    torch.testing.assert_close(soft, written_out)
+    plain, plain_correct = label_log_prob(hidden, weight, labels)
+    torch.testing.assert_close(log_p, plain)
+    assert torch.equal(correct, plain_correct)
+    first, second = torch.randn(2, 9, generator=draw, dtype=torch.float64)
+    label_log_q = log_q.gather(1, labels[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad(
+        (first * label_log_q + second * written_out).sum(), hidden, retain_graph=True
+    )
+    (first * log_p + second * soft).sum().backward()
+    torch.testing.assert_close(hidden.grad, gradient)
+
+
+def test_a_label_is_predicted_one_row_before_it():
+    sequences = [
+        TrainingSequence(tuple(range(10, 19)), 2),
+        TrainingSequence(tuple(range(30, 38)), 3),
+    ]
+    blocks = make_blocks(sequences, [np.array([2, 6]), np.array([4])], BLOCK)
+    rows = teacher_rows(blocks)
+    ids = torch.tensor([*range(10, 19), *range(30, 38)])
+    assert torch.equal(ids[rows][blocks.valid] + 1, blocks.labels[blocks.valid])
 
 
 def test_the_chunk_of_the_head_changes_neither_value_nor_gradient():

@@ -17,6 +17,7 @@ from drafters.block_diffusion.objectives import (
     OBJECTIVES,
     Objective,
     dpace_weights,
+    identity,
     objective_loss,
 )
 from tests.bench.candidates import OBJECTIVES as CANDIDATES
@@ -45,7 +46,8 @@ def reference(log_p, correct, valid, row: Objective) -> float:
                     for m in chain
                     if m >= k
                 )
-            ce += weight * -log_p[n][k]
+            soft = float(soft_ce_of(torch.tensor(log_p[n][k], dtype=torch.float64)))
+            ce += weight * ((1 - row.distill) * -log_p[n][k] + row.distill * soft)
             mass += weight
         if wrong:
             focal += w[wrong[0]] * -log_p[n][wrong[0]]
@@ -56,6 +58,15 @@ def reference(log_p, correct, valid, row: Objective) -> float:
     ce /= mass + EPSILON if row.ce_reduction == "weighted_mean" else num_blocks
     focal /= focal_mass + EPSILON
     return row.alpha_ce * ce + row.alpha_focal * focal - row.alpha_chain * reward / num_blocks
+
+
+def soft_ce_of(log_p):
+    """Some cross-entropy with a gradient of its own."""
+    return 0.3 * log_p.square() + 0.1
+
+
+def loss_of(log_p, correct, valid, row: Objective, reduce=identity):
+    return objective_loss(log_p, correct, valid, row, reduce, soft_ce_of(log_p))
 
 
 def random_batch(seed: int, num_blocks: int = 6):
@@ -79,6 +90,7 @@ ROWS = {
         alpha_ce=0.7,
         dpace_alpha=0.2,
         ce_until_error=True,
+        distill=0.3,
         reward="log",
     ),
 }
@@ -89,7 +101,7 @@ ROWS = {
 @settings(max_examples=25, deadline=None)
 def test_value_equals_the_reference(name, seed):
     log_p, correct, valid = random_batch(seed)
-    loss = objective_loss(log_p, correct, valid, ROWS[name])
+    loss = loss_of(log_p, correct, valid, ROWS[name])
     expected = reference(log_p.tolist(), correct.tolist(), valid.tolist(), ROWS[name])
     assert float(loss.total) == pytest.approx(expected, abs=1e-9)
     assert 0 <= float(loss.chain_reward) <= (1 if ROWS[name].reward == "mean" else math.log(8))
@@ -104,7 +116,7 @@ def test_gradient_equals_finite_differences(name, monkeypatch):
     monkeypatch.setattr(objectives, "dpace_weights", lambda _, *rest: weights(here, *rest))
 
     def total(x):
-        return objective_loss(x, correct, valid, ROWS[name]).total
+        return loss_of(x, correct, valid, ROWS[name]).total
 
     assert torch.autograd.gradcheck(total, (log_p,))
 
@@ -116,7 +128,7 @@ def test_parts_of_a_batch_sum_to_the_whole(name, seed, cut):
     """What data-parallel training rests on: each part divides by the whole batch's sums."""
     log_p, correct, valid = random_batch(seed)
     log_p.requires_grad_()
-    whole = objective_loss(log_p, correct, valid, ROWS[name])
+    whole = loss_of(log_p, correct, valid, ROWS[name])
     (expected,) = torch.autograd.grad(whole.total, log_p)
     parts = [(x[:cut], x[cut:]) for x in (log_p, correct, valid)]
     denominators = []
@@ -127,11 +139,9 @@ def test_parts_of_a_batch_sum_to_the_whole(name, seed, cut):
         return local
 
     for part in zip(*parts, strict=True):
-        objective_loss(*part, ROWS[name], remember)
+        loss_of(*part, ROWS[name], remember)
     total = sum(denominators)
-    losses = [
-        objective_loss(*part, ROWS[name], lambda _: total) for part in zip(*parts, strict=True)
-    ]
+    losses = [loss_of(*part, ROWS[name], lambda _: total) for part in zip(*parts, strict=True)]
     for field in fields(whole):
         values = [getattr(loss, field.name) for loss in losses]
         torch.testing.assert_close(sum(values), getattr(whole, field.name))
@@ -149,7 +159,7 @@ def test_the_five_names_mean_the_published_numbers():
         "combined": (10, 0.3, 40),
     }
     plain = Objective()
-    for name in ("ce_reduction", "alpha_ce", "dpace_alpha", "ce_until_error", "reward"):
+    for name in ("ce_reduction", "alpha_ce", "dpace_alpha", "ce_until_error", "distill", "reward"):
         assert {getattr(row, name) for row in FIVE.values()} == {getattr(plain, name)}
     assert {name: OBJECTIVES[name] for name in FIVE} == FIVE
 

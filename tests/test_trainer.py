@@ -21,7 +21,7 @@ from drafters.block_diffusion.data import batches
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.features import FeatureStore, LiveFeatures
 from drafters.block_diffusion.model import build_target_layer_ids
-from drafters.block_diffusion.objectives import OBJECTIVES
+from drafters.block_diffusion.objectives import OBJECTIVES, Objective
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
 from drafters.block_diffusion.variant import (
@@ -29,6 +29,7 @@ from drafters.block_diffusion.variant import (
     SharedHead,
     block_loss,
     initial_model,
+    label_rows,
     start_from_target,
 )
 from drafters.block_diffusion.workbench import Workbench, open_workbench
@@ -114,6 +115,7 @@ def test_training_json_says_what_was_done(config):
         "alpha_ce": 1.0,
         "dpace_alpha": None,
         "ce_until_error": False,
+        "distill": 0.0,
         "reward": "mean",
     }
     assert body["step"] == body["steps"] == 8
@@ -225,17 +227,17 @@ def test_a_variant_trained_alone_equals_the_one_trained_beside_others(config, tm
 
 def test_passes_of_a_step_add_up(config, monkeypatch):
     """Two passes weigh by their blocks; with one term and full blocks that is one pass."""
-    bench = open_workbench(config)
+    bench = open_workbench(config, ())
     indices = next(bench.order(config))
     head, objective = bench.head, OBJECTIVES["uniform"]
     model = initial_model(drafter_config(bench.target, config), head, 0, torch.float32)
 
     def gradient(config):
         passes = [part for part in bench.passes(indices, 0, config) if part is not None]
-        own = [float(blocks.valid[:, 0].sum()) for blocks, _ in passes]
+        own = [float(part.blocks.valid[:, 0].sum()) for part in passes]
         model.zero_grad()
         for part, count in zip(passes, own, strict=True):
-            loss = block_loss(model, *part, head, objective)
+            loss = block_loss(model, part.blocks, part.features, head, objective)
             (loss.chain_reward * count / sum(own)).backward()
         return len(passes), model.fc.weight.grad.clone()
 
@@ -259,8 +261,8 @@ def test_small_passes_train_as_large_ones(config, tmp_path):
 
 
 def test_features_made_anew_are_the_stored_ones(config, tmp_path):
-    bench = open_workbench(dataclasses.replace(config, features="disk"))
-    live = open_workbench(dataclasses.replace(config, features="none"))
+    bench = open_workbench(dataclasses.replace(config, features="disk"), ())
+    live = open_workbench(dataclasses.replace(config, features="none"), ())
     assert isinstance(bench.corpus.features, FeatureStore)
     assert isinstance(live.corpus.features, LiveFeatures)
     assert torch.equal(bench.corpus.scale, live.corpus.scale)
@@ -271,8 +273,34 @@ def test_features_made_anew_are_the_stored_ones(config, tmp_path):
     torch.testing.assert_close(stored, made, rtol=1e-2, atol=1e-3)
 
 
+def test_a_distilled_variant_sees_the_targets_distribution(config):
+    """The cross-entropy is written out here, from the target's own logits."""
+    objective = Objective(distill=1, description="")
+    bench = open_workbench(config, [objective])
+    part = bench.passes(next(bench.order(config)), 0, config)[0]
+    assert part is not None and part.expected is not None
+    model = initial_model(drafter_config(bench.target, config), bench.head, 0, torch.float32)
+    loss = block_loss(
+        model, part.blocks, part.features, bench.head, objective, expected=part.expected
+    )
+    hidden, _, valid = label_rows(model, part.blocks, part.features, bench.head)
+    log_q = (hidden @ bench.head.lm_head.T).log_softmax(-1)
+    indices = next(bench.order(config))
+    logits = []
+    for owner, index in enumerate(indices):
+        ids = torch.tensor([bench.corpus.sequences[index].ids])
+        every = bench.target.model(input_ids=ids, use_cache=False).logits[0]
+        mine = part.blocks.owner == owner
+        places = part.blocks.anchors[mine][:, None] + torch.arange(config.block_size - 1)
+        logits.append(every[places[valid[mine]]])
+    expected = -(torch.cat(logits).softmax(-1) * log_q).sum(-1).mean()
+    assert loss.cross_entropy.item() == pytest.approx(expected.item(), rel=1e-2)
+    trained = trainer.train_variants(bench, config, {"soft": objective})[0]
+    assert trained.history[-1]["cross_entropy"] < loss.cross_entropy.item()
+
+
 def test_dividing_by_the_scale_loses_nothing(config):
-    bench = open_workbench(config)
+    bench = open_workbench(config, ())
     scale = bench.corpus.scale
     assert torch.equal(scale.log2().round().exp2(), scale)
     raw = bench.corpus.features.packed([1, 2]).float()
@@ -282,7 +310,7 @@ def test_dividing_by_the_scale_loses_nothing(config):
 def test_without_room_features_are_made_anew_and_that_is_said(config, monkeypatch, caplog):
     full = shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: full)
-    bench = open_workbench(config)
+    bench = open_workbench(config, ())
     assert isinstance(bench.corpus.features, LiveFeatures)
     assert "computed at every step" in caplog.text
 
@@ -343,7 +371,7 @@ def test_responses_are_the_targets_own(config):
 
 
 def test_held_back_prompts_are_never_drawn(config):
-    bench = open_workbench(config)
+    bench = open_workbench(config, ())
     corpus = bench.corpus
     assert not set(corpus.train) & set(corpus.held_back)
     order = bench.order(config)

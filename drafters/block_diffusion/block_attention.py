@@ -157,4 +157,5 @@ def _flex_attention(compiled: bool) -> Callable[..., Any]:
     """Flex attention; without its compiler it forms every score, which serves tests."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    chosen: Callable[..., Any] = flex_attention
+    return torch.compile(chosen, dynamic=True) if compiled else chosen

@@ -11,7 +11,15 @@ from tqdm import tqdm
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.data import TrainingSequence, corpus_digest, frequent_tokens
-from drafters.block_diffusion.features import Features, feature_scale, open_features
+from drafters.block_diffusion.features import (
+    Columns,
+    Features,
+    FeatureStore,
+    LiveFeatures,
+    feature_scale,
+    open_features,
+)
+from drafters.block_diffusion.head import expected_rows
 from drafters.block_diffusion.prompts import (
     PromptRow,
     TrainingPrompts,
@@ -37,6 +45,8 @@ class Corpus:
         train: indices trained on.
         held_back: indices kept out.
         features: the target's, of every sequence.
+        expected: `head.expected_rows` of the target over ``vocabulary``, likewise; None where no
+            objective distils.
         scale: ``[F]`` float32, typical magnitude of each feature.
         vocabulary: ``[V']`` ids of the softmax, ascending.
         coverage: share of response tokens inside ``vocabulary``.
@@ -48,6 +58,7 @@ class Corpus:
     train: list[int]
     held_back: list[int]
     features: Features
+    expected: Features | None
     scale: torch.Tensor
     vocabulary: torch.Tensor
     coverage: float
@@ -55,8 +66,16 @@ class Corpus:
     prompts: TrainingPrompts
 
 
-def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequence[int]) -> Corpus:
+def build_corpus(
+    config: TrainConfig,
+    target: TransformersTarget,
+    layers: Sequence[int],
+    *,
+    distill: bool = False,
+) -> Corpus:
     """Read prompts, complete responses and features; all of it cached and resumable.
+
+    With ``distill`` the target's expected rows are kept beside its features.
 
     Raises:
         UserError: no prompts, too few of them, or responses of another tokenizer.
@@ -75,16 +94,23 @@ def build_corpus(config: TrainConfig, target: TransformersTarget, layers: Sequen
     if not train:
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
     digest = corpus_digest(sequences)
-    features = _features(config, target, sequences, layers, weights, digest)
     vocabulary, coverage = torch.arange(target.vocab_size), 1.0
     if config.train_vocab_size:
         ids, coverage = frequent_tokens([sequences[i] for i in train], config.train_vocab_size)
         vocabulary = torch.from_numpy(ids)
+    name = f"{weights} {list(layers)} {digest} {target.dtype}"
+    if distill:
+        name += f" {vocabulary.tolist()}"
+    whole = _features(config, target, sequences, layers, name, vocabulary if distill else None)
+    width = len(layers) * target.hidden_size
+    features = Columns(whole, slice(width)) if distill else whole
+    expected = Columns(whole, slice(width, None)) if distill else None
     return Corpus(
         sequences,
         train,
         held,
         features,
+        expected,
         feature_scale(features, min(_SCALE_SEQUENCES, len(sequences))),
         vocabulary,
         coverage,
@@ -123,21 +149,31 @@ def _features(
     target: TransformersTarget,
     sequences: Sequence[TrainingSequence],
     layers: Sequence[int],
-    weights: str,
-    digest: str,
-) -> Features:
-    name = hashlib.sha256(f"{weights} {list(layers)} {digest} {target.dtype}".encode()).hexdigest()
+    name: str,
+    vocabulary: torch.Tensor | None,
+) -> FeatureStore | LiveFeatures:
+    """Of all sequences; the expected rows over ``vocabulary`` stand behind them, if it is given."""
+    width = len(layers) * target.hidden_size
+    rows = None if vocabulary is None else target.lm_head.weight.detach()[vocabulary]
 
     def compute(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return target.features_of(ids.to(target.device), mask.to(target.device), layers)
+        with_output = rows is not None
+        found = target.features_of(
+            ids.to(target.device), mask.to(target.device), layers, with_output=with_output
+        )
+        if rows is None:
+            return found
+        features, output = found.split((width, target.hidden_size), dim=-1)
+        expected = expected_rows(output.flatten(0, 1), rows).view_as(output)
+        return torch.cat((features, expected), dim=-1)
 
     with tqdm(
         total=len(sequences), desc="features", unit="sequence", disable=None, leave=False
     ) as bar:
         return open_features(
-            user_cache() / "features" / name[:32],
+            user_cache() / "features" / hashlib.sha256(name.encode()).hexdigest()[:32],
             [sequence.ids for sequence in sequences],
-            len(layers) * target.hidden_size,
+            width + (0 if rows is None else target.hidden_size),
             compute,
             keep=config.features,
             device=target.device,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from drafters.block_diffusion.model import DrafterConfig
 from targets.packed import PackedLinear, can_pack
 from targets.transformers_lm import TransformersTarget
 
@@ -23,6 +24,11 @@ class DraftHead:
         self._vocabulary = None if vocabulary is None else vocabulary.to(target.device)
         self._part = None if self._vocabulary is None else _rows(target.lm_head, self._vocabulary)
 
+    @property
+    def size(self) -> int:
+        """Tokens of the draft vocabulary."""
+        return self._target.vocab_size if self._vocabulary is None else len(self._vocabulary)
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[n, D]`` to ``[n, V']``."""
         # A whole head is asked for at each call: the target may have packed it meanwhile.
@@ -34,12 +40,27 @@ class DraftHead:
         """Tokens ``[n]`` of rows of the head."""
         return rows if self._vocabulary is None else self._vocabulary[rows]
 
+    def rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Row of the head of each token, -1 for one outside the draft vocabulary; any shape."""
+        if self._vocabulary is None:
+            return tokens
+        row_of = self._vocabulary.new_full((self._target.vocab_size,), -1)
+        row_of[self._vocabulary] = torch.arange(len(self._vocabulary), device=tokens.device)
+        return row_of[tokens]
+
     def widen(self, q: torch.Tensor) -> torch.Tensor:
         """Probabilities ``[n, V']`` as ``[n, V]``, zero outside the draft vocabulary."""
         if self._vocabulary is None:
             return q
         wide = q.new_zeros((q.shape[0], self._target.vocab_size))
         return wide.index_copy_(1, self._vocabulary, q)
+
+
+def scaled(logits: torch.Tensor, config: DrafterConfig) -> torch.Tensor:
+    """Logits as the drafter's ``config.json`` has them: multiplied, then capped."""
+    logits = logits * config.output_multiplier
+    cap = config.final_logit_softcapping
+    return torch.tanh(logits / cap) * cap if cap else logits
 
 
 def _rows(head: nn.Linear, rows: torch.Tensor) -> nn.Module:

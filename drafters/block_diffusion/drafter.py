@@ -12,7 +12,7 @@ import torch
 
 from drafters.base import DrafterOptions, Proposal
 from drafters.block_diffusion import checkpoint
-from drafters.block_diffusion.draft_head import DraftHead
+from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.block_diffusion.model import BlockDiffusionModel
 from harness.errors import UserError
 from harness.sampling import Sampling
@@ -99,7 +99,7 @@ class BlockDiffusionDrafter:
         if can_pack(self.model):
             pack_linear_layers(self.model)
         self.draft_vocab_size = None if vocabulary is None else len(vocabulary)
-        self._head = DraftHead(target, vocabulary)
+        self.head = DraftHead(target, vocabulary)
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
         self._noise = self._embedding[ids] * config.input_embedding_scale
@@ -131,15 +131,12 @@ class BlockDiffusionDrafter:
         if len(prefix_ids) != self._length:
             raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
         hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        logits = self._head.logits(hidden) * self.model.config.output_multiplier
-        cap = self.model.config.final_logit_softcapping
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
+        logits = scaled(self.head.logits(hidden), self.model.config)
         if self.draft == "argmax":
-            return Proposal.chain(self._head.token_ids(best_tokens(logits)))
+            return Proposal.chain(self.head.token_ids(best_tokens(logits)))
         q = self._sampling.probs(logits)
         rows = torch.multinomial(q, 1, generator=self._generator)[:, 0]
-        return Proposal.chain(self._head.token_ids(rows), self._head.widen(q))
+        return Proposal.chain(self.head.token_ids(rows), self.head.widen(q))
 
     @torch.inference_mode()
     def _extend(self, features: torch.Tensor | None) -> None:

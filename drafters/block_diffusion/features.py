@@ -42,20 +42,35 @@ class FeatureStore:
         return torch.cat([self.get(index) for index in indices])
 
 
-@dataclass(frozen=True, slots=True)
 class LiveFeatures:
-    """Features computed anew each time they are asked for; for a fast target, or a small disk."""
+    """Features computed anew when others are asked for; for a fast target, or a small disk."""
 
-    sequences: Sequence[Sequence[int]]
-    compute: FeatureFunction
+    def __init__(self, sequences: Sequence[Sequence[int]], compute: FeatureFunction) -> None:
+        self._sequences, self._compute = sequences, compute
+        self._last: tuple[list[int], torch.Tensor] = ([], torch.empty(0))
 
     def packed(self, indices: Sequence[int]) -> torch.Tensor:
         """Features ``[T, F]`` of the sequences, end to end; bfloat16, where the target is."""
-        ids, mask = _padded([self.sequences[index] for index in indices])
-        return self.compute(ids, mask).to(torch.bfloat16)[mask.bool()]
+        if self._last[0] != list(indices):
+            ids, mask = _padded([self._sequences[index] for index in indices])
+            features = self._compute(ids, mask).to(torch.bfloat16)[mask.bool()]
+            self._last = (list(indices), features)
+        return self._last[1]
 
 
-Features = FeatureStore | LiveFeatures
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Some of the columns of features."""
+
+    whole: FeatureStore | LiveFeatures
+    columns: slice
+
+    def packed(self, indices: Sequence[int]) -> torch.Tensor:
+        """Features ``[T, F']`` of the sequences, end to end."""
+        return self.whole.packed(indices)[:, self.columns]
+
+
+Features = FeatureStore | LiveFeatures | Columns
 
 
 def feature_scale(features: Features, num_sequences: int) -> torch.Tensor:
@@ -79,7 +94,7 @@ def open_features(
     keep: Literal["auto", "disk", "none"],
     device: torch.device,
     progress: Callable[[int], object] = lambda done: None,
-) -> Features:
+) -> FeatureStore | LiveFeatures:
     """Features that are kept, or made anew at every step.
 
     Args:

@@ -46,6 +46,8 @@ class Objective:
     """α of D-PACE's weights, by which the cross-entropy's are multiplied; None leaves them out."""
     ce_until_error: bool = False
     """Cross-entropy up to the first mismatch, that one included, and none behind it."""
+    distill: float = 0.0
+    """Share of the cross-entropy taken against the target's distribution, not its token's."""
     reward: Reward = "mean"
     """What is taken of a block's survival ρ_k: ``mean`` is Eq. 12, ``log`` is log(1 + Σ ρ_k)."""
     description: str = ""
@@ -60,6 +62,8 @@ class Objective:
             )
         if self.dpace_alpha is not None and not 0 <= self.dpace_alpha <= 1:
             raise ValueError(f"dpace_alpha must be from 0 to 1, not {self.dpace_alpha}")
+        if not 0 <= self.distill <= 1:
+            raise ValueError(f"distill must be from 0 to 1, not {self.distill}")
         if self.ce_reduction not in ("weighted_mean", "block_sum"):
             raise ValueError(f"ce_reduction {self.ce_reduction!r} is unknown")
         if self.reward not in ("mean", "log"):
@@ -144,6 +148,7 @@ def objective_loss(
     valid: torch.Tensor,
     objective: Objective,
     reduce: Reduce = identity,
+    soft_ce: torch.Tensor | None = None,
 ) -> Loss:
     """Loss of a batch of blocks (arXiv 2606.11552, Eq. 7–13).
 
@@ -156,12 +161,14 @@ def objective_loss(
         objective: the row of numbers.
         reduce: from `Terms.denominators` of these blocks to the whole batch's; the values
             returned then add up to the whole batch's over its parts.
+        soft_ce: ``[N, K − 1]`` cross-entropy against the target's distribution, with gradient;
+            needed where the objective distils.
 
     Blocks without a valid first offset do not enter the averages over blocks; blocks without a
     mismatch contribute nothing to the focal term. The chain reward keeps K − 1 in the denominator
     where a block is cut short. A batch with no valid offset has loss zero.
     """
-    terms = objective_terms(log_p, correct, valid, objective)
+    terms = objective_terms(log_p, correct, valid, objective, soft_ce)
     mass, focal_mass, num_blocks = reduce(terms.denominators).unbind()
     num_blocks = num_blocks.clamp(min=1)
     weighted = objective.ce_reduction == "weighted_mean"
@@ -177,7 +184,11 @@ def objective_loss(
 
 
 def objective_terms(
-    log_p: torch.Tensor, correct: torch.Tensor, valid: torch.Tensor, objective: Objective
+    log_p: torch.Tensor,
+    correct: torch.Tensor,
+    valid: torch.Tensor,
+    objective: Objective,
+    soft_ce: torch.Tensor | None = None,
 ) -> Terms:
     """The sums `objective_loss` divides; arguments as there."""
     import torch
@@ -195,13 +206,18 @@ def objective_terms(
     if objective.dpace_alpha is not None:
         mass = mass * dpace_weights(log_p, running, objective.dpace_alpha)
     focal_mass = torch.where(first, weights, 0.0)
+    everywhere = ce
+    if objective.distill:
+        assert soft_ce is not None
+        soft = torch.where(valid, soft_ce, 0.0)
+        everywhere = torch.lerp(ce, soft, objective.distill)
 
     survival = torch.exp(torch.where(running, log_p, 0.0).cumsum(1))
     length = torch.where(running, survival, 0.0).sum(1)
     reward = length / depth if objective.reward == "mean" else torch.log1p(length)
     matches = (running & (errors == 0)).sum()
     return Terms(
-        (mass * ce).sum(),
+        (mass * everywhere).sum(),
         (focal_mass * ce).sum(),
         reward.sum(),
         matches,

@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> list[Path]:
         UserError: unknown names, unusable data, or a target that cannot be loaded.
     """
     objectives = _objectives(config.drafter)
-    bench = open_workbench(config)
+    bench = open_workbench(config, objectives.values())
     variants = train_variants(bench, config, objectives)
     if not bench.replicas.place.is_first:
         return []
@@ -166,7 +166,7 @@ def _step(
     """
     started = time.perf_counter()
     replicas, depth = bench.replicas, config.block_size - 1
-    own = torch.tensor([float(part[0].valid[:, 0].sum()) if part else 0.0 for part in passes])
+    own = torch.tensor([float(part.blocks.valid[:, 0].sum()) if part else 0.0 for part in passes])
     blocks = replicas.sum(own)
     shares = blocks / blocks.sum()
     values = torch.zeros(len(LOGGED), dtype=torch.float64, device=bench.device)
@@ -175,7 +175,15 @@ def _step(
             nothing = torch.zeros(0, depth, device=bench.device)
             objective_loss(nothing, nothing.bool(), nothing.bool(), variant.objective, replicas.sum)
         else:
-            loss = block_loss(variant.model, *part, bench.head, variant.objective, replicas.sum)
+            loss = block_loss(
+                variant.model,
+                part.blocks,
+                part.features,
+                bench.head,
+                variant.objective,
+                replicas.sum,
+                part.expected,
+            )
             (loss.total * share).backward()
             parts = (loss.total, loss.cross_entropy, loss.first_error, loss.chain_reward)
             values += share * torch.stack(parts).detach()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from drafters.block_diffusion.data import Blocks
-from drafters.block_diffusion.head import label_log_prob
+from drafters.block_diffusion.head import label_log_prob, label_log_prob_and_soft_ce
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from drafters.block_diffusion.objectives import (
     Loss,
@@ -67,14 +67,36 @@ def block_loss(
     head: SharedHead,
     objective: Objective,
     reduce: Reduce = identity,
+    expected: torch.Tensor | None = None,
 ) -> Loss:
-    """Loss of some blocks; arguments as in `label_rows` and `objective_loss`."""
+    """Loss of some blocks; arguments as in `label_rows` and `objective_loss`.
+
+    ``expected [T, D]`` is `head.expected_rows` of the target at every token, for objectives that
+    distil.
+    """
     hidden, labels, valid = label_rows(model, blocks, features, head)
-    values, hits = label_log_prob(hidden, head.lm_head, labels)
-    log_p = torch.zeros(valid.shape, dtype=values.dtype, device=values.device)
-    log_p = log_p.masked_scatter(valid, values)
+    blank = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
+    if hidden.dtype == torch.float64:
+        blank = blank.double()
+    soft_ce = None
+    if expected is not None and objective.distill:
+        teacher = expected[teacher_rows(blocks)[valid]]
+        values, soft, hits = label_log_prob_and_soft_ce(hidden, head.lm_head, labels, teacher)
+        soft_ce = blank.masked_scatter(valid, soft)
+    else:
+        values, hits = label_log_prob(hidden, head.lm_head, labels)
+    log_p = blank.masked_scatter(valid, values)
     correct = torch.zeros_like(valid).masked_scatter(valid, hits)
-    return objective_loss(log_p, correct, valid, objective, reduce)
+    return objective_loss(log_p, correct, valid, objective, reduce, soft_ce)
+
+
+def teacher_rows(blocks: Blocks) -> torch.Tensor:
+    """``[N, K − 1]``: rows, of all sequences end to end, where the target predicts each label."""
+    lengths = torch.tensor(blocks.lengths, device=blocks.anchors.device)
+    first = lengths.cumsum(0) - lengths
+    offsets = torch.arange(blocks.labels.shape[1], device=lengths.device)
+    rows = (first[blocks.owner] + blocks.anchors)[:, None] + offsets
+    return rows.clamp_max(sum(blocks.lengths) - 1)
 
 
 def label_rows(

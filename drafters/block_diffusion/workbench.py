@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
 from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
 from drafters.block_diffusion.model import build_target_layer_ids
+from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replicas import Replicas
 from drafters.block_diffusion.variant import SharedHead
 from harness import shards
@@ -24,8 +26,20 @@ from targets.base import TargetOptions
 from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
 
-Pass = tuple[Blocks, torch.Tensor]
-"""Blocks on the device, and the scaled features ``[T, F]`` of their sequences."""
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Some sequences of a step, end to end, on the device.
+
+    Attributes:
+        blocks: of all of them.
+        features: ``[T, F]``, scaled.
+        expected: ``[T, D]``, see `corpus.Corpus`; None where no objective distils.
+    """
+
+    blocks: Blocks
+    features: torch.Tensor
+    expected: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,10 @@ class Workbench:
         dtype = self.head.embedding.dtype
         raw = self.corpus.features.packed(indices).to(self.device, dtype)
         return raw / self.corpus.scale.to(self.device, dtype)
+
+    def _expected(self, indices: Sequence[int]) -> torch.Tensor | None:
+        kept = self.corpus.expected
+        return None if kept is None else kept.packed(indices).to(self.head.lm_head)
 
     def blocks(self, indices: Sequence[int], anchors: Sequence[Any], block_size: int) -> Blocks:
         """The blocks at ``anchors`` of each sequence, on the device."""
@@ -82,7 +100,7 @@ class Workbench:
                 for i in chosen
             ]
             blocks = self.blocks(chosen, anchors, config.block_size)
-            found.append((blocks, self.features(chosen)))
+            found.append(Pass(blocks, self.features(chosen), self._expected(chosen)))
         return found
 
     def settings(self, config: TrainConfig) -> dict[str, Any]:
@@ -110,8 +128,10 @@ class Workbench:
         }
 
 
-def open_workbench(config: TrainConfig) -> Workbench:
+def open_workbench(config: TrainConfig, objectives: Iterable[Objective]) -> Workbench:
     """Load the target and make the corpus; of several processes the first makes it for all.
+
+    What is kept of the target is what ``objectives`` need.
 
     Raises:
         UserError: unusable data, or a target that cannot be loaded or trained for.
@@ -126,10 +146,12 @@ def open_workbench(config: TrainConfig) -> Workbench:
     if not isinstance(target, TransformersTarget):
         raise UserError(f"target {config.target} is not a transformers model; training needs one.")
     layers = build_target_layer_ids(target.num_layers, config.num_features)
-    corpus = build_corpus(config, target, layers) if ring.place.is_first else None
+    distill = any(objective.distill for objective in objectives)
+    make = functools.partial(build_corpus, config, target, layers, distill=distill)
+    corpus = make() if ring.place.is_first else None
     first, *_ = ring.exchange(corpus.digest if corpus else None)
     if corpus is None:
-        corpus = build_corpus(config, target, layers)
+        corpus = make()
     if corpus.digest != first:
         raise UserError(
             f"process {ring.place.rank} has another corpus than process 0; start all with the same "

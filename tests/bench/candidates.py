@@ -18,6 +18,13 @@ OBJECTIVES = {
     "log_streak": Objective(
         alpha_ce=0, alpha_chain=15, reward="log", description="log of the expected length alone"
     ),
+    "distilled": Objective(
+        gamma=10,
+        alpha_focal=0.3,
+        alpha_chain=40,
+        distill=0.5,
+        description="combined, half of its cross-entropy against the target's distribution",
+    ),
     # 20 · ∂log(1 + Σ ρ) is near combined's 40 · ∂R for blocks of 6 at an expected length of 2.5.
     "log_combined": Objective(
         gamma=10,

@@ -20,7 +20,9 @@ TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "harness/stopping.py": (("tests/test_stopping.py",),),
     "harness/audit.py": (("tests/test_audit.py", "-k", "not honest"),),
     "harness/verdicts.py": (("tests/test_verdicts.py",),),
+    "harness/correlation.py": (("tests/test_correlation.py",),),
     "drafters/block_diffusion/objectives.py": (("tests/test_objectives.py",),),
+    "drafters/block_diffusion/replay.py": (("tests/test_replay.py", "-k", "not bounds"),),
 }
 """Tests that mirror each module, in calls of pytest, the quickest first."""
 
@@ -290,6 +292,7 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("mass = mass * dpace_weights", "mass = dpace_weights"),
         ("focal_mass = torch.where(first, weights, 0.0)", "focal_mass = first.to(weights)"),
         ("length = torch.where(running, survival, 0.0).sum(1)", "length = survival.sum(1)"),
+        ("(mass * everywhere).sum()", "(mass * ce).sum()"),
         ("length / depth if", "length if"),
         ("torch.log1p(length)", "torch.log(length + 1e-9)"),
         ("matches = (running & (errors == 0)).sum()", "matches = (running & correct).sum()"),
@@ -299,6 +302,33 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("torch.where(running, smooth, 0.0).cumprod(1)", "torch.where(running, smooth, 0.0)"),
         ("reach.flip(1).cumsum(1).flip(1)", "reach.cumsum(1)"),
         ("reach.flip(1).cumsum(1).flip(1)", "reach"),
+    ),
+    "drafters/block_diffusion/replay.py": (
+        ("target.max_context - item.start)", "target.max_context)"),
+        ("item.ids[item.start :][:limit]", "item.ids[item.start :]"),
+        ("sequences[i].start for", "sequences[i].start - 1 for"),
+        ("right.cumprod(1).sum(1)", "right.sum(1)"),
+        ("np.where(known, values, np.nan)", "values"),
+        ("drafts.limit - at - 2)", "drafts.limit - at - 1)"),
+        ("min(matches[at], depth)", "matches[at]"),
+        ("min(accepted + 1, last - at)", "accepted + 1"),
+        ("at += committed", "at += 1"),
+        ("np.isnan(item.log_q).any(1)", "np.isnan(item.log_q).all(1)"),
+        (".cumsum(1)).mean(1)", ").mean(1)"),
+        ("np.concatenate((answer[1:],", "np.concatenate((answer[:-1],"),
+        ("ids[:, 0] = blocks.tokens", "ids[:, 1] = blocks.tokens"),
+        ("return outputs[:, 1:]", "return outputs[:, :-1]"),
+        ("own.masked_fill(row < 0", "own.masked_fill(row < -1"),
+        ("head.token_ids(best_tokens(logits))", "best_tokens(logits)"),
+    ),
+    "harness/correlation.py": (
+        ("if count < MIN_CONVERSATIONS:", "if count < 2:"),
+        ("weights[owners]) for", "weights[np.sort(owners)[::-1]]) for"),
+        ("np.percentile(values[1:], [2.5, 97.5]", "np.percentile(values[1:], [25, 75]"),
+        ("held.cumsum() - held / 2", "held.cumsum()"),
+        ("weights @ y / total", "y.mean()"),
+        ("_pearson(ranks_x, ranks_y, weights)", "_pearson(x, y, weights)"),
+        ("if not np.isfinite(values).all():", "if False:"),
     ),
 }
 """By file: a fragment that occurs once, and what a careless hand would write instead."""
