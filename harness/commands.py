@@ -169,6 +169,28 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _data(arguments: list[str]) -> int:
+    """Build a training corpus: prompts that no task asks, answered by the target."""
+    from harness.data_config import DataConfig
+
+    config = _parse(DataConfig, arguments, "data")
+    for path in config.plugin:
+        registry.load_plugin(path)
+    from drafters.block_diffusion.corpus_builder import build_data
+
+    manifest = build_data(config)
+    shown = ("num_rows", "num_prompts", "num_response_tokens", "num_with_reference", "num_left_out")
+    summary = {
+        "corpus": str(config.output_dir / "corpus.jsonl"),
+        "manifest": str(config.output_dir / "corpus.json"),
+        "num_removed": manifest["contamination"]["num_removed"],
+        **{name: manifest[name] for name in shown},
+        "tokens_per_s": manifest["last_sitting"].get("tokens_per_s"),
+    }
+    print(json.dumps(summary))
+    return 0
+
+
 def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards from records; needs no torch."""
     from reports.render import write_leaderboard
@@ -266,6 +288,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "score": _score,
     "train": _train,
+    "data": _data,
     "report": _report,
     "compare": _compare,
     "quality": _quality,

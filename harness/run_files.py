@@ -106,7 +106,18 @@ def create(output_dir: Path, config: Mapping[str, Any], environment: Mapping[str
 
 @contextlib.contextmanager
 def alone(files: RunFiles) -> Iterator[None]:
-    """Keep other processes from working on a run meanwhile, where the system has such locks.
+    """Keep other processes from working on a run meanwhile; see `locked`."""
+    with locked(files.config, f"run {files.run_id}"):
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Keep other processes from working on something, where the system has such locks.
+
+    Args:
+        path: a file of it that is never replaced, so everyone locks the same.
+        what: its name.
 
     Raises:
         UserError: another works on it.
@@ -116,12 +127,12 @@ def alone(files: RunFiles) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with files.config.open("rb") as file:  # never replaced, so everyone locks the same file
+    with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process works on run {files.run_id}; wait for its end, or stop it."
+                f"another process works on {what}; wait for its end, or stop it."
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -1,4 +1,4 @@
-"""Attention masks of a verify pass, and an attention function for CPUs.
+"""Attention masks of a verify pass or a batch, and an attention function for CPUs.
 
 With ``grouped``, query heads that share a key head become rows of one matrix: keys and values are
 read once and never copied, which is what most of a verify pass's extra time went to.
@@ -6,7 +6,7 @@ read once and never copied, which is what most of a verify pass's extra time wen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,14 +86,52 @@ def tree_inputs(
     """
     positions = past + torch.tensor([0, *proposal.depths()], device=device)
     visible = ancestor_visibility(proposal.parents, past, width, device)
-    full = additive(visible, dtype)
+    mask = _by_layer(
+        config,
+        additive(visible, dtype),
+        lambda window: additive(within_window(visible, positions, past, window), dtype),
+    )
+    return {"attention_mask": mask, "position_ids": positions[None]}
+
+
+def step_inputs(
+    config: Any, lengths: torch.Tensor, width: int, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Positions and masks of a pass that adds one row to each of several sequences.
+
+    Args:
+        config: the model's.
+        lengths: ``[B]``, rows of each sequence before the pass; the new one stands behind them.
+        width: keys of the pass; those behind a sequence's new row are another's or nobody's.
+        dtype: of the mask.
+    """
+    last = lengths[:, None]
+    keys = torch.arange(width, device=lengths.device)
+    visible = keys <= last
+    mask = _by_layer(
+        config,
+        _a_row_each(visible, dtype),
+        lambda window: _a_row_each(visible & (keys > last - window), dtype),
+    )
+    return {"attention_mask": mask, "position_ids": last}
+
+
+def _by_layer(
+    config: Any, full: torch.Tensor, sliding: Callable[[int], torch.Tensor]
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """One mask, or one for each kind of layer the model has; ``sliding`` is given the window."""
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
-    mask: torch.Tensor | dict[str, torch.Tensor] = full
-    if window is not None and (kinds is None or "sliding_attention" in kinds):
-        sliding = additive(within_window(visible, positions, past, window), dtype)
-        mask = sliding if kinds is None else {"full_attention": full, "sliding_attention": sliding}
-    return {"attention_mask": mask, "position_ids": positions[None]}
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return full
+    if kinds is None:
+        return sliding(window)
+    return {"full_attention": full, "sliding_attention": sliding(window)}
+
+
+def _a_row_each(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`additive` of ``[B, width]`` for a batch of one-row passes: ``[B, 1, 1, width]``."""
+    return additive(visible, dtype).permute(2, 0, 1, 3)
 
 
 def _require_plain(arguments: dict[str, Any]) -> None:

@@ -31,7 +31,9 @@ from test_block_diffusion import small_config
 from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.corpus_files import CorpusFiles, CorpusRow
 from drafters.block_diffusion.drafter import build
+from drafters.block_diffusion.prompts import training_prompts
 from drafters.block_diffusion.variant import SharedHead, initial_model
 from harness import cli, registry
 from harness.audit_records import Deviation, make_audit
@@ -45,6 +47,7 @@ from harness.config import (
     RunConfig,
     VerifyConfig,
 )
+from harness.data_config import DataConfig
 from harness.draws import Draws
 from harness.draws import to_json as draws_to_json
 from harness.errors import UserError
@@ -298,6 +301,59 @@ def _no_hub(*arguments: object, **options: object) -> str:
     raise OSError("no network")
 
 
+# Corpora
+
+
+@pytest.fixture(scope="module")
+def corpus_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The files of a finished corpus, as JSON values."""
+    files = CorpusFiles(tmp_path_factory.mktemp("corpus") / "whole")
+    row = CorpusRow(
+        prompt="Who?",
+        source="a",
+        licence=None,
+        response_ids=(1, 2),
+        finished=True,
+        generator="target",
+        sampling={"temperature": 0.0},
+        sample=0,
+        reference_ids=(3, 2),
+    )
+    files.begin()
+    files.settle({"samples": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_CACHE_DIR", str(files.directory.parent))
+        files.finish([row, dataclasses.replace(row, sample=1)], {"num_rows": 2})
+    lines = [json.loads(line) for line in files.rows.read_text().splitlines()]
+    whole = {path.name: json.loads(path.read_text()) for path in (files.config, files.manifest)}
+    return {**whole, files.rows.name: lines}
+
+
+@same_place
+@given(st.data())
+def test_damaged_corpora(
+    place: Path,
+    corpus_files: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    data: st.DataObject,
+) -> None:
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(place / "cache"))
+    files = CorpusFiles(place / "corpus")
+    write_bodies(files.directory, corpus_files)
+    assert len(training_prompts(files.rows).rows) == 1
+    name = data.draw(st.sampled_from(sorted(corpus_files)))
+    mangled = mangled_lines if name.endswith("l") else mangled_object
+    (files.directory / name).write_bytes(data.draw(mangled(corpus_files[name])))
+    for path in (files.directory, files.rows):
+        with one_sentence():
+            training_prompts(path)
+    with one_sentence():
+        files.begin()
+        files.settle({"samples": 1})
+        files.read_rows()
+        files.read_manifest()
+
+
 # Run directories
 
 
@@ -418,6 +474,7 @@ def nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.reload.load_target", stop)
     monkeypatch.setattr("harness.runner.run", stop)
     monkeypatch.setattr("drafters.block_diffusion.trainer.train", stop)
+    monkeypatch.setattr("drafters.block_diffusion.corpus_builder.load_target", stop)
     monkeypatch.setattr("harness.probes.probe", stop)
     monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
     monkeypatch.setattr("tasks.hub.Hub.snapshot", lambda self, files: None)
@@ -469,6 +526,7 @@ def test_directories_in_place_of_files(
 FORMS: dict[str, type[Any]] = {
     "run": RunConfig,
     "train": TrainConfig,
+    "data": DataConfig,
     "verify": VerifyConfig,
     "report": ReportConfig,
     "compare": CompareConfig,

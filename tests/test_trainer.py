@@ -15,6 +15,7 @@ import torch
 
 from drafters.base import DrafterOptions
 from drafters.block_diffusion import features, trainer
+from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import build_corpus
 from drafters.block_diffusion.data import batches
@@ -37,6 +38,7 @@ from drafters.none import build as build_none
 from harness.decode import generate
 from harness.errors import UserError
 from harness.sampling import Sampling
+from harness.user_cache import user_cache
 from reports.spread_tables import recipe
 from targets.base import TargetOptions
 from targets.load import load_target
@@ -345,7 +347,7 @@ def test_responses_and_features_are_computed_once(config, monkeypatch):
     layers = build_target_layer_ids(target.num_layers, 2)
     first = build_corpus(config, target, layers)
     monkeypatch.setattr(target, "features_of", None)
-    monkeypatch.setattr(target.model, "generate", None)
+    monkeypatch.setattr(BatchGenerator, "generate", None)
     second = build_corpus(config, target, layers)
     assert first.sequences == second.sequences
     assert torch.equal(first.features.get(3), second.features.get(3))
@@ -368,6 +370,17 @@ def test_responses_are_the_targets_own(config):
         prompt = list(sequence.ids[: sequence.start])
         answer = generate(target, none, prompt, sampling=Sampling(), max_new_tokens=20)
         assert answer.new_tokens == sequence.ids[sequence.start :]
+
+
+def test_a_torn_line_of_the_response_cache_is_made_again(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    layers = build_target_layer_ids(target.num_layers, 2)
+    first = build_corpus(config, target, layers)
+    (cache,) = (user_cache() / "responses").iterdir()
+    whole = cache.read_text().splitlines()
+    cache.write_text("\n".join([*whole[:3], whole[3][:20]]))
+    assert build_corpus(config, target, layers).sequences == first.sequences
+    assert sorted(cache.read_text().splitlines()) == sorted(whole)
 
 
 def test_held_back_prompts_are_never_drawn(config):

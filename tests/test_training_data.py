@@ -18,7 +18,12 @@ import torch
 
 from drafters.block_diffusion import config, prompts, trainer
 from drafters.block_diffusion.config import TrainConfig
-from drafters.block_diffusion.prompts import PromptFile, training_prompts
+from drafters.block_diffusion.prompts import (
+    PromptFile,
+    PromptRow,
+    in_stable_order,
+    training_prompts,
+)
 from harness.cli import main
 from harness.errors import UserError
 from tasks.hub import HUB, HubFiles, Snapshot
@@ -196,6 +201,9 @@ def test_train_if_missing_needs_no_data(
         ('{"prompt": 3}\n', "line 1: a training prompt needs a string"),
         ('{"prompt": "a", "response_ids": "no"}\n', "line 1: 'response_ids' should be a list"),
         ('{"prompt": "a", "response_ids": 3}\n', "line 1: 'response_ids' should be a list"),
+        ('{"prompt": "a", "response_ids": [1e999]}\n', "line 1"),
+        ('{"prompt": "a", "response_ids": [3, -1]}\n', r"token ids \(-1 is none\)"),
+        ('{"prompt": "a", "reference_ids": "no"}\n', "line 1: 'reference_ids' should be a list"),
         ("[1]\n", "line 1"),
         ("", "holds no rows"),
     ],
@@ -223,18 +231,29 @@ def test_upstream_formats_are_read(tmp_path: Path) -> None:
         {"text": "A line\u2028and another."},
         {"prompt": "Q?", "response_ids": [3, 4]},
         {"prompt": "Q?", "response_ids": [5]},
+        {"prompt": "Q?", "response_ids": [3, 4]},
     ]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     (tmp_path / "a.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
     (tmp_path / "b.jsonl").write_text("".join(lines[3:]), encoding="utf-8")
     found = training_prompts(tmp_path)
-    assert {row.prompt: row.response_ids for row in found.rows} == {
-        "Add.\n\nInput:\n1 2": None,
-        "Who?\n\nInput:\nAda.": None,
-        "Q?": (3, 4),
-        "A line\u2028and another.": None,
-    }
+    assert [(row.prompt, row.response_ids) for row in found.rows] == [
+        ("Add.\n\nInput:\n1 2", None),
+        ("Who?\n\nInput:\nAda.", None),
+        ("Q?", (3, 4)),
+        ("Q?", (5,)),
+        ("A line\u2028and another.", None),
+    ]
     assert [file.location for file in found.files] == ["a.jsonl", "b.jsonl"]
+
+
+def test_a_prompt_brings_all_its_responses() -> None:
+    """The most prompts asked for are prompts, not rows; and their order is the hash's."""
+    rows = [PromptRow(f"p{i // 3}", (i,)) for i in range(12)]
+    chosen = in_stable_order(rows, 2)
+    assert len(chosen) == 6 and len({row.prompt for row in chosen}) == 2
+    assert chosen == in_stable_order(rows)[:6]
+    assert {row.prompt for row in in_stable_order(rows[::-1], 2)} == {row.prompt for row in chosen}
 
 
 def own_prompts() -> list[str]:

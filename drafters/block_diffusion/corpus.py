@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
+from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.data import TrainingSequence, corpus_digest, frequent_tokens
 from drafters.block_diffusion.features import (
@@ -27,7 +28,7 @@ from drafters.block_diffusion.prompts import (
     is_held_back,
     training_prompts,
 )
-from drafters.block_diffusion.responses import GreedyGenerator, build_sequences
+from drafters.block_diffusion.responses import build_sequences
 from harness.errors import UserError
 from harness.user_cache import user_cache
 from targets.transformers_lm import TransformersTarget
@@ -80,16 +81,16 @@ def build_corpus(
     Raises:
         UserError: no prompts, too few of them, or responses of another tokenizer.
     """
-    prompts = training_prompts(config.data)
+    prompts = training_prompts(config.data, config.responses)
     most = config.max_prompts
     if most is None and prompts.kind != "directory":
         most = config.steps * config.batch_size  # the default's prompts that the steps can draw
-    rows = in_stable_order(prompts.rows)[:most]
+    rows = in_stable_order(prompts.rows, most)
     weights = str(target.describe()["weights_sha256"])
     sequences, kept = _sequences(config, target, rows, weights)
     held = [i for i, row in enumerate(kept) if is_held_back(row, config.held_back)]
-    if not held:
-        held = [0]
+    if not held:  # a prompt is held back with all its responses
+        held = [i for i, row in enumerate(kept) if row.prompt == kept[0].prompt]
     train = sorted(set(range(len(kept))) - set(held))
     if not train:
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
@@ -129,7 +130,7 @@ def _sequences(
             bar.total = total
             bar.update(done - bar.n)
 
-        generator = GreedyGenerator(target, config.max_new_tokens)
+        generator = BatchGenerator(target, config.max_new_tokens)
         built = build_sequences(rows, target, generator, cache, progress)
     sequences, kept = [], []
     for row, sequence in zip(rows, built, strict=True):

@@ -1,15 +1,16 @@
-"""Training prompts: of the file or directory given, else of the hub, else the project's own."""
+"""Training prompts: of the file or corpus given, else of the hub, else the project's own."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from drafters.block_diffusion.corpus_files import CorpusFiles
 from harness.errors import UserError
 from targets.digest import file_digest
 from tasks.hub import HUB, HubFiles
@@ -27,14 +28,28 @@ OWN = Path(__file__).with_name("prompts.jsonl")
 """Written for this project, so that training runs offline."""
 
 PROMPT_KEYS = ("prompt", "instruction", "question", "text")
+REFERENCE_KEYS = ("answer", "response", "output", "code")
+
+Responses = Literal["target", "reference"]
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRow:
-    """One training prompt, with the response where it was already generated."""
+    """One training prompt, with what is known to follow it."""
 
     prompt: str
-    response_ids: tuple[int, ...] | None
+    response_ids: tuple[int, ...] | None = None
+    """The target's, where it was already generated."""
+    reference: str | None = None
+    """The answer its data set has for it."""
+    reference_ids: tuple[int, ...] | None = None
+    """The same as tokens of a target, with the stop token."""
+    source: str | None = None
+    """Data set, where the row itself says so."""
+    licence: str | None = None
+    """As the row itself says."""
+    sampling: Mapping[str, Any] | None = None
+    """How the response was drawn, as the row itself says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,41 +79,75 @@ class TrainingPrompts:
         return {"kind": self.kind, "files": [dataclasses.asdict(file) for file in self.files]}
 
 
-def training_prompts(path: Path | None) -> TrainingPrompts:
-    """Prompts of a JSONL file or of every one in a directory; None takes the default.
+def training_prompts(path: Path | None, responses: Responses = "target") -> TrainingPrompts:
+    """Prompts of a JSONL file, of every one in a directory, or of a corpus; None: the default.
 
     The default is `HUB_FILES`, all of them, where they can be had, else the project's own prompts.
     A row gives its prompt as ``prompt``, ``instruction`` (with ``input`` or ``context``),
-    ``question`` or ``text``, and may give ``response_ids``. Where a prompt is met again, a row
-    with a response wins, else the first.
+    ``question`` or ``text``, and may give ``response_ids``. Where a prompt is met again, rows with
+    a response win, each that differs; else the first.
+
+    Args:
+        path: file or directory.
+        responses: what to train on. ``reference`` keeps the rows with ``reference_ids``, which
+            take the place of the responses.
 
     Raises:
-        UserError: ``path`` holds nothing to read, or a malformed line.
+        UserError: ``path`` holds nothing to read, a malformed line or no reference, or is a corpus
+            that was not finished.
     """
-    if path is not None:
-        return _from_directory(path)
-    return _from_hub() or _own()
+    found = _from_directory(path) if path is not None else _from_hub() or _own()
+    if responses == "reference":
+        rows = [replace(row, response_ids=row.reference_ids) for row in found.rows]
+        rows = [row for row in rows if row.response_ids]
+        if len(rows) < len(found.rows):
+            without = len(found.rows) - len(rows)
+            _LOG.warning("%d rows of %s have no reference and are left out", without, found.name)
+        found = replace(found, rows=_distinct(rows))
+        if not found.rows:
+            raise UserError(
+                f"{found.name} holds no reference_ids; build a corpus with `harness data` from "
+                "prompts that come with answers, or leave --responses reference out."
+            )
+    return found
 
 
-def in_stable_order(rows: Iterable[PromptRow]) -> list[PromptRow]:
-    """Rows sorted by a hash of the prompt, so that any prefix is a fair and stable sample."""
-    return sorted(rows, key=lambda row: _hash(row.prompt))
+def in_stable_order(rows: Iterable[PromptRow], most: int | None = None) -> list[PromptRow]:
+    """Rows of the first ``most`` prompts by a hash of the prompt: a fair and stable sample."""
+    ordered = sorted(rows, key=lambda row: prompt_hash(row.prompt))
+    kept = set(list(dict.fromkeys(row.prompt for row in ordered))[:most])
+    return [row for row in ordered if row.prompt in kept]
 
 
 def is_held_back(row: PromptRow, share: float) -> bool:
     """Whether a prompt is kept out of training; depends on the prompt alone."""
-    return int(_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
+    return int(prompt_hash("held back\n" + row.prompt)[:8], 16) < share * 2**32
+
+
+def prompt_files(path: Path) -> list[Path]:
+    """``path`` itself, or the files of a directory; of a corpus its rows alone.
+
+    Raises:
+        UserError: the directory holds none, or is a corpus that was not finished or was changed.
+    """
+    if not path.is_dir():
+        return [path]
+    if (corpus := CorpusFiles(path)).rows.exists():
+        corpus.require_finished()
+        return [corpus.rows]
+    paths = sorted(path.glob("*.jsonl"))
+    if not paths:
+        raise UserError(f"{path} holds no .jsonl file; give a file or directory of prompts.")
+    return paths
 
 
 def _from_directory(path: Path) -> TrainingPrompts:
-    paths = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
-    if not paths:
-        raise UserError(f"{path} holds no .jsonl file; give a file or directory of prompts.")
+    paths = prompt_files(path)
     return TrainingPrompts(
-        rows=_distinct(read_rows(tuple(paths), "directory")),
+        rows=_distinct(map(parse_row, read_rows(tuple(paths), "directory"))),
         kind="directory",
         name=path.name,
-        files=_described(paths),
+        files=described(paths),
     )
 
 
@@ -115,9 +164,9 @@ def _from_hub() -> TrainingPrompts | None:
         except (UserError, ImportError) as error:
             _LOG.warning("%s from the hub cannot be used: %s", wanted.repo, error)
             return None
-        files += _described(snapshot.paths, f"{wanted.repo}/", snapshot.commit)
+        files += described(snapshot.paths, f"{wanted.repo}/", snapshot.commit)
     return TrainingPrompts(
-        rows=_distinct(rows),
+        rows=_distinct(map(parse_row, rows)),
         kind="hub",
         name=", ".join(wanted.repo for wanted in HUB_FILES),
         files=tuple(files),
@@ -125,30 +174,38 @@ def _from_hub() -> TrainingPrompts | None:
 
 
 def _own() -> TrainingPrompts:
-    rows = _distinct(read_rows((OWN,), "samples"))
+    rows = _distinct(map(parse_row, read_rows((OWN,), "samples")))
     _LOG.warning(
         "training on the project's own %d prompts, which are too few for a good drafter; "
         "name more with --data FILE or --data DIRECTORY.",
         len(rows),
     )
-    return TrainingPrompts(rows=rows, kind="own", name=OWN.name, files=_described((OWN,)))
+    return TrainingPrompts(rows=rows, kind="own", name=OWN.name, files=described((OWN,)))
 
 
-def _described(
+def described(
     paths: Sequence[Path], prefix: str = "", revision: str | None = None
 ) -> tuple[PromptFile, ...]:
+    """Names and digests of files."""
     return tuple(PromptFile(prefix + path.name, revision, file_digest(path)) for path in paths)
 
 
-def _distinct(rows: Iterable[Row]) -> tuple[PromptRow, ...]:
-    found: dict[str, PromptRow] = {}
-    for row in map(_parse, rows):
-        if row.prompt not in found or found[row.prompt].response_ids is None:
-            found[row.prompt] = row
-    return tuple(found.values())
+def _distinct(rows: Iterable[PromptRow]) -> tuple[PromptRow, ...]:
+    found: dict[str, dict[tuple[int, ...] | None, PromptRow]] = {}
+    for row in rows:
+        found.setdefault(row.prompt, {}).setdefault(row.response_ids, row)
+    for known in found.values():
+        if len(known) > 1:
+            known.pop(None, None)
+    return tuple(row for known in found.values() for row in known.values())
 
 
-def _parse(row: Row) -> PromptRow:
+def parse_row(row: Row) -> PromptRow:
+    """A prompt in any of the forms of `training_prompts`.
+
+    Raises:
+        UserError: none of them; file and line are named.
+    """
     key = next((key for key in PROMPT_KEYS if isinstance(row.body.get(key), str)), None)
     if key is None:
         raise row.error(f"a training prompt needs a string under one of {', '.join(PROMPT_KEYS)}")
@@ -156,12 +213,37 @@ def _parse(row: Row) -> PromptRow:
     addition = row.body.get("input") or row.body.get("context")
     if key == "instruction" and addition:
         prompt = f"{prompt}\n\nInput:\n{addition}"
-    ids = row.body.get("response_ids")
+    sampling = row.body.get("sampling")
+    return PromptRow(
+        prompt,
+        response_ids=_ids(row, "response_ids"),
+        reference=_string(row, *REFERENCE_KEYS),
+        reference_ids=_ids(row, "reference_ids"),
+        source=_string(row, "source"),
+        licence=_string(row, "licence", "license"),
+        sampling=sampling if isinstance(sampling, Mapping) else None,
+    )
+
+
+def _string(row: Row, *keys: str) -> str | None:
+    """The first of the keys under which there is text."""
+    values = (row.body.get(key) for key in keys)
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
+
+
+def _ids(row: Row, key: str) -> tuple[int, ...] | None:
+    value = row.body.get(key)
+    if value is None:
+        return None
     try:
-        return PromptRow(prompt, None if ids is None else tuple(int(i) for i in ids))
-    except (TypeError, ValueError) as error:
-        raise row.error(f"'response_ids' should be a list of token ids ({error})") from error
+        ids = tuple(int(i) for i in value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise row.error(f"{key!r} should be a list of token ids ({error})") from error
+    if ids and min(ids) < 0:
+        raise row.error(f"{key!r} should be a list of token ids ({min(ids)} is none)")
+    return ids
 
 
-def _hash(text: str) -> str:
+def prompt_hash(text: str) -> str:
+    """SHA-256 of a prompt's text."""
     return hashlib.sha256(text.encode()).hexdigest()

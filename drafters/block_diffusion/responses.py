@@ -1,56 +1,43 @@
-"""The target's own responses to training prompts: batched, cached on disk, resumable."""
+"""Responses to training prompts: who generates them, and the cache of those made while training."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-
-from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.prompts import PromptRow
-from targets.transformers_lm import TransformersTarget
+from harness.run_files import cut_torn_line
 
-_BATCH = 16
+if TYPE_CHECKING:
+    from drafters.block_diffusion.data import TrainingSequence
+    from targets.transformers_lm import TransformersTarget
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A prompt to continue."""
+
+    ids: tuple[int, ...]
+    seed: int = 0
+    """Of the draws of this one response; without meaning when greedy."""
 
 
 class ResponseGenerator(Protocol):
-    """Continues prompts; a serving engine can stand here as well."""
+    """Continues prompts: the target here, or a serving engine elsewhere."""
 
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """New token ids of each prompt, the stop token included where it was reached."""
+    def generate(self, queries: Sequence[Query]) -> Iterator[tuple[int, list[int]]]:
+        """Yield the number of a query and its new tokens, as it finishes.
 
+        The stop token is included where it was reached. A query that leaves the target no room is
+        passed over.
 
-class GreedyGenerator:
-    """The target itself, greedy, in left-padded batches."""
-
-    def __init__(self, target: TransformersTarget, max_new_tokens: int) -> None:
-        self.target = target
-        self.max_new_tokens = max_new_tokens
-
-    @torch.no_grad()
-    def generate(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Continue all prompts in one batch."""
-        width = max(len(ids) for ids in prompts)
-        stop = sorted(self.target.stop_ids)
-        pad = stop[0] if stop else 0
-        ids = torch.full((len(prompts), width), pad)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        output = self.target.model.generate(
-            input_ids=ids.to(self.target.device),
-            attention_mask=mask.to(self.target.device),
-            max_new_tokens=self.max_new_tokens,
-            do_sample=False,
-            eos_token_id=stop or None,
-            pad_token_id=pad,
-        )
-        return [_cut(row, self.target.stop_ids) for row in output[:, width:].tolist()]
+        Raises:
+            UserError: it cannot go on.
+        """
 
 
 def build_sequences(
@@ -62,35 +49,37 @@ def build_sequences(
 ) -> list[TrainingSequence]:
     """Training sequences of ``rows``, in their order; what has no response yet is generated.
 
+    A prompt that leaves the target no room has a sequence without a response.
+
     Args:
         rows: prompts, some with responses.
         target: for its template.
-        generator: for the missing responses.
-        cache: JSONL file of responses already generated; appended batch by batch.
+        generator: for the missing responses; greedy.
+        cache: JSONL file of responses already generated; appended one by one.
         progress: called with finished and total numbers of generated responses.
     """
-    prompts = [target.encode_chat([{"role": "user", "content": row.prompt}]) for row in rows]
+    from drafters.block_diffusion.data import TrainingSequence
+
+    prompts = [tuple(target.encode_chat([{"role": "user", "content": r.prompt}])) for r in rows]
     known = _read_cache(cache)
-    missing = [
-        index
-        for index, row in enumerate(rows)
-        if row.response_ids is None and _key(prompts[index]) not in known
-    ]
-    # Similar lengths together: padding is work.
-    missing.sort(key=lambda index: (len(prompts[index]), index))
-    if missing:
+    missing = dict.fromkeys(
+        prompt
+        for row, prompt in zip(rows, prompts, strict=True)
+        if row.response_ids is None and _key(prompt) not in known
+    )
+    queries = [Query(prompt) for prompt in missing]
+    if queries:
         cache.parent.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(missing), _BATCH):
-        part = missing[start : start + _BATCH]
-        answers = generator.generate([prompts[index] for index in part])
         with cache.open("a", encoding="utf-8") as lines:
-            for index, answer in zip(part, answers, strict=True):
-                known[_key(prompts[index])] = answer
-                lines.write(json.dumps({"key": _key(prompts[index]), "ids": answer}) + "\n")
-        progress(start + len(part), len(missing))
+            for done, (index, answer) in enumerate(generator.generate(queries), start=1):
+                key = _key(queries[index].ids)
+                known[key] = answer
+                lines.write(json.dumps({"key": key, "ids": answer}) + "\n")
+                lines.flush()
+                progress(done, len(queries))
     sequences = []
     for row, prompt in zip(rows, prompts, strict=True):
-        response = row.response_ids if row.response_ids is not None else known[_key(prompt)]
+        response = row.response_ids if row.response_ids is not None else known.get(_key(prompt), ())
         sequences.append(TrainingSequence((*prompt, *response), len(prompt)))
     return sequences
 
@@ -98,19 +87,12 @@ def build_sequences(
 def _read_cache(cache: Path) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     if cache.is_file():
-        for line in cache.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                body = json.loads(line)
-                known[body["key"]] = body["ids"]
+        cut_torn_line(cache)  # else the next line would be written behind half of one
+        for line in cache.read_text(encoding="utf-8").splitlines():
+            body = json.loads(line)
+            known[body["key"]] = body["ids"]
     return known
 
 
 def _key(prompt: Sequence[int]) -> str:
     return hashlib.sha256(json.dumps(list(prompt)).encode()).hexdigest()[:32]
-
-
-def _cut(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
-    for index, token in enumerate(ids):
-        if token in stop_ids:
-            return ids[: index + 1]
-    return ids
