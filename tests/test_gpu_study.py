@@ -233,8 +233,9 @@ def test_a_phase_that_fails_or_has_no_time_left_is_named(tmp_path: Path, staged:
     assert done.returncode == 1
     assert "data     failed with status 3: error: it failed." in done.stdout
     assert calls(tmp_path, "-m harness train") == 0
-    done = staged("study", tmp_path / "late", GPU_STUDY_TOTAL_S="45")
+    done = staged("study", tmp_path / "late", GPU_STUDY_TOTAL_S="45", GPU_STUDY_TEST_S="0")
     assert done.returncode == 1 and "data     not begun" in done.stdout
+    assert "tests    left out" in done.stdout
     assert (tmp_path / "late" / "part_001").is_file()
 
 

@@ -12,10 +12,11 @@
 # `stage` says what is still missing; behind the last piece it installs wheels and converts the
 # target. `study` goes through tests, speed (of a training step), data, train and run, each under a
 # time limit, and bundles what there is, whatever became of them. Called again, it goes on where it
-# was cut off. All is lost with the machine, so make the calls one right behind the other. The
-# shipped checkpoints need not travel: `git sparse-checkout set --no-cone '/*'
-# '!/drafters/checkpoints/'` takes them out of the working tree, `git sparse-checkout disable`
-# brings them back.
+# was cut off. All is lost with the machine, so make the calls one right behind the other. A last
+# `stage` and `study` can be one call, with a smaller GPU_STUDY_TOTAL_S; GPU_STUDY_NAME=again
+# GPU_STUDY_TRAIN='--seed 1 …' makes another study of the same corpus. The shipped checkpoints need
+# not travel: `git sparse-checkout set --no-cone '/*' '!/drafters/checkpoints/'` takes them out of
+# the working tree, `git sparse-checkout disable` brings them back.
 #
 # The default sizes are estimates for an H100; no GPU has run them yet. The bundle's study.log and
 # training.json tell how long things took.
@@ -34,7 +35,7 @@ SPEED_FLAGS=${GPU_STUDY_SPEED:---device cuda --num-sequences 32 --num-anchors 64
 DATA_FLAGS=${GPU_STUDY_DATA:---batch-size 512 --max-prompts 5000}
 TRAIN_FLAGS=${GPU_STUDY_TRAIN:---steps 1500 --batch-size 32 --num-anchors 64 --block-size 8}
 RUN_FLAGS=${GPU_STUDY_RUN:---baseline ar_loop --limit 4 --max-new-tokens 64}
-TEST_S=${GPU_STUDY_TEST_S:-45}
+TEST_S=${GPU_STUDY_TEST_S:-60} # of a phase at most; 0 leaves it out
 SPEED_S=${GPU_STUDY_SPEED_S:-40}
 DATA_S=${GPU_STUDY_DATA_S:-110}
 TRAIN_S=${GPU_STUDY_TRAIN_S:-200}
@@ -232,8 +233,8 @@ phase() { # NAME LIMIT_S ARGUMENT...: Python under a time limit; left out where 
   local name=$1 limit=$2 left=$((TOTAL_S - KILL_S - BUNDLE_S - SECONDS)) began=$SECONDS status=0
   local log=$STUDY/logs/$1.log
   shift 2
-  if [[ -e $STUDY/done/$name ]]; then
-    say "$name" "done before"
+  if [[ $limit == 0 || -e $STUDY/done/$name ]]; then
+    say "$name" "$([[ $limit == 0 ]] && echo 'left out' || echo 'done before')"
     return
   fi
   ((limit <= left)) || limit=$left
@@ -320,6 +321,8 @@ write_prompts(here / "prompts.jsonl", 80)
 write_tasks(here / "eval")' "$here" || die "the toy cannot be made (see above)."
   export GPU_STUDY_HOME=$here/home GPU_STUDY_TARGET=$here/model GPU_STUDY_WHEELS=
   export GPU_STUDY_PIECE=40K GPU_STUDY_VOLUME=100K GPU_STUDY_VOLUMES=1-2
+  export GPU_STUDY_TEST_S=900 GPU_STUDY_SPEED_S=900 GPU_STUDY_DATA_S=900 GPU_STUDY_TRAIN_S=900
+  export GPU_STUDY_RUN_S=1800 GPU_STUDY_TOTAL_S=7200 # however busy this machine is
   export GPU_STUDY_SPEED="--num-sequences 1 --num-anchors 2 --train-vocab-size 64 --steps 1"
   export GPU_STUDY_DATA="--max-new-tokens 24 --batch-size 8 --dtype float32"
   export GPU_STUDY_TRAIN="--steps 4 --batch-size 2 --num-anchors 4 --block-size 4 --num-layers 1
