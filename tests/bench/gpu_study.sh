@@ -229,7 +229,11 @@ measure() { # TARGET: the six tasks and their report; a run that was cut off goe
 }
 
 begun_run() {
-  find "$STUDY" -path '*/runs/[!.]*/config.json' -printf '%h'
+  local config run=''
+  for config in "$STUDY"/runs/*/config.json; do
+    [[ ! -e $config ]] || run=${config%/config.json}
+  done
+  echo "$run"
 }
 
 phase() { # NAME LIMIT_S ARGUMENT...: Python under a time limit; left out where it was done before

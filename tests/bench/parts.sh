@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Archives in parts, for files that travel a few at a time; sourced by gpu_study.sh.
 #
 # A part is part_001, part_002, …; `manifest` beside it has the SHA-256 of all parts, and the
