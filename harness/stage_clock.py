@@ -6,7 +6,8 @@ clock between the parts makes a GPU wait, which a timed answer must not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -22,9 +23,12 @@ from harness.sampling import Sampling
 from harness.stages import Stages, StageTimes
 from targets.base import Target
 
-_NUM_CONTEXTS = 6
+_NUM_CONTEXTS = 12
 _NUM_TOKENS = 24
 """Answered after each context."""
+
+_Round = tuple[float, float, float]
+"""Seconds of draft, verify and commit."""
 
 
 class _Watched:
@@ -63,18 +67,12 @@ def measure_stages(
     config = plan.config
     sampling = Sampling(config.temperature, config.top_p, config.top_k, config.seed)
     contexts = _contexts(plan, target, answers, length)
-    known: dict[str, StageTimes] = {}
-    for method in methods:
-        if method.drafter is None or method.prepare is not None:
-            continue
-        try:
-            times = stage_times(target, method.drafter, contexts, sampling)
-        except FAILURES as error:
-            raise_ctrl_c(error)
-            say(f"{method.name} failed while its parts were timed: {one_line(error)}")
-            continue
-        if times is not None:
-            known[method.name] = times
+    drafters = {
+        method.name: method.drafter
+        for method in methods
+        if method.drafter is not None and method.prepare is None
+    }
+    known = stage_times(target, drafters, contexts, sampling)
     return Stages(num_context_tokens=length, methods=known) if "ar_loop" in known else None
 
 
@@ -103,37 +101,59 @@ def _contexts(
 
 def stage_times(
     target: Target,
-    drafter: Drafter,
+    drafters: Mapping[str, Drafter],
     contexts: Sequence[Sequence[int]],
     sampling: Sampling,
     clock: Clock | None = None,
-) -> StageTimes | None:
-    """Stage times of a method behind each context; None where no two rounds followed each other.
+) -> dict[str, StageTimes]:
+    """Stage times of each method behind each context; no two rounds in a row, no times.
+
+    Methods take turns behind each context, in an order drawn from the seed: a machine that becomes
+    slower meanwhile becomes so for all of them.
 
     Args:
         target: as in a run.
-        drafter: the method; `drafters.none.NoDrafter` for ``ar_loop``.
+        drafters: by method; `drafters.none.NoDrafter` for ``ar_loop``.
         contexts: token ids, a prompt and the beginning of its answer.
         sampling: as in the run.
         clock: the device's own when None.
     """
     clock = clock or clock_for(target.device)
-    draft_s: list[float] = []
-    verify_s: list[float] = []
-    commit_s: list[float] = []
+    order = random.Random(sampling.seed)
+    parts: dict[str, list[_Round]] = {name: [] for name in drafters}
     for context in contexts:
-        log: list[tuple[str, float, float]] = []
-        sides: tuple[Any, Any] = (
-            _Watched(target, "verify", clock, log),
-            _Watched(drafter, "propose", clock, log),
+        for name in order.sample(sorted(parts), len(parts)):
+            try:
+                parts[name] += _rounds(target, drafters[name], context, sampling, clock)
+            except FAILURES as error:
+                raise_ctrl_c(error)
+                say(f"{name} failed while its parts were timed: {one_line(error)}")
+                del parts[name]
+    found = {}
+    for name in drafters:
+        if parts.get(name):
+            draft_s, verify_s, commit_s = zip(*parts[name], strict=True)
+            found[name] = StageTimes(draft_s=draft_s, verify_s=verify_s, commit_s=commit_s)
+    return found
+
+
+def _rounds(
+    target: Target, drafter: Drafter, context: Sequence[int], sampling: Sampling, clock: Clock
+) -> list[_Round]:
+    """Seconds of every round of one answer but the last."""
+    log: list[tuple[str, float, float]] = []
+    sides: tuple[Any, Any] = (
+        _Watched(target, "verify", clock, log),
+        _Watched(drafter, "propose", clock, log),
+    )
+    with no_collection():
+        generate(*sides, context, sampling=sampling, max_new_tokens=_NUM_TOKENS, clock=clock)
+    return [
+        (
+            draft[2] - draft[1],
+            verify[2] - verify[1],
+            following[1] - verify[2] + verify[1] - draft[2],
         )
-        with no_collection():
-            generate(*sides, context, sampling=sampling, max_new_tokens=_NUM_TOKENS, clock=clock)
-        for draft, verify, following in zip(log, log[1:], log[2:], strict=False):
-            if (draft[0], verify[0], following[0]) == ("propose", "verify", "propose"):
-                draft_s.append(draft[2] - draft[1])
-                verify_s.append(verify[2] - verify[1])
-                commit_s.append(following[1] - verify[2] + verify[1] - draft[2])
-    if not draft_s:
-        return None
-    return StageTimes(draft_s=tuple(draft_s), verify_s=tuple(verify_s), commit_s=tuple(commit_s))
+        for draft, verify, following in zip(log, log[1:], log[2:], strict=False)
+        if (draft[0], verify[0], following[0]) == ("propose", "verify", "propose")
+    ]

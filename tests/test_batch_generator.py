@@ -51,7 +51,7 @@ def together(generator: BatchGenerator, prompts: Sequence[Sequence[int]]) -> dic
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     prompts=PROMPTS,
     batch_size=st.integers(1, 5),
@@ -113,7 +113,7 @@ def test_nothing_to_do() -> None:
 SAMPLED = Sampling(temperature=0.8, top_p=0.9, top_k=30)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(prompts=PROMPTS, batch_size=st.integers(1, 5), draw=st.randoms(use_true_random=False))
 def test_draws_depend_on_their_query_alone(prompts, batch_size, draw) -> None:
     target = TARGETS["llama"]
@@ -132,13 +132,13 @@ def test_draws_depend_on_their_query_alone(prompts, batch_size, draw) -> None:
 def test_draws_follow_the_targets_distribution() -> None:
     target = TARGETS["llama"]
     target.stop_ids = frozenset()
-    prompt, count = (9, 4, 33), 4000
+    prompt, count = (9, 4, 33), 2000
     queries = [Query(prompt, seed) for seed in range(count)]
     generator = BatchGenerator(target, 1, sampling=SAMPLED, batch_size=64)
     drawn = Counter(ids[0] for _, ids in generator.generate(queries))
     with torch.no_grad():
         logits = target.model(input_ids=torch.tensor([prompt])).logits[0, -1]
-    expected = SAMPLED.probs(logits)
+    expected = SAMPLED.probs(logits).double()
     assert set(drawn) <= set(expected.nonzero()[:, 0].tolist())
     likely = [token for token, p in enumerate(expected.tolist()) if p * count >= 5]
     seen = [drawn[token] for token in likely]

@@ -47,14 +47,15 @@ def test_each_part_gets_its_own_time() -> None:
     prompt, _ = toy.varied_prompt(target, 12)
     answer = toy.plain_greedy(target, [prompt], 40)[0]
     drafter = toy.Script(answer, 4, lambda place: place % 4)
+    drafters: dict[str, Any] = {"script": Slow(drafter, clock, {"propose": 1.0, "observe": 3.0})}
     found = stage_times(
         Slow(target, clock, {"verify": 4.0, "commit": 2.0}),
-        Slow(drafter, clock, {"propose": 1.0, "observe": 3.0}),
+        drafters,
         [prompt, prompt],
         Sampling(),
         clock,
-    )
-    assert found is not None and len(found.draft_s) > 4
+    )["script"]
+    assert len(found.draft_s) > 4
     assert set(found.draft_s) == {1.0}
     assert set(found.verify_s) == {4.0}
     assert set(found.commit_s) == {5.0}
@@ -65,12 +66,42 @@ def test_an_answer_of_one_round_times_nothing() -> None:
     target = toy.llama()
     prompt, answer = toy.varied_prompt(target, 12)
     target.stop_ids = frozenset(answer[:2])
-    assert (
-        stage_times(
-            target, toy.Script(answer, 4, lambda place: 3), [prompt], Sampling(), FakeClock()
-        )
-        is None
+    script = toy.Script(answer, 4, lambda place: 3)
+    assert stage_times(target, {"script": script}, [prompt], Sampling(), FakeClock()) == {}
+
+
+def test_methods_take_turns_and_one_that_fails_stops_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    target = toy.llama()
+    prompt, _ = toy.varied_prompt(target, 12)
+    answer = toy.plain_greedy(target, [prompt], 40)[0]
+    asked: list[str] = []
+
+    class Named(toy.Script):
+        name = ""
+
+        def start(self, *args: Any) -> None:
+            asked.append(self.name)
+            if self.name == "broken" and asked.count("broken") == 2:
+                raise RuntimeError("it broke")
+            super().start(*args)
+
+    clock = FakeClock()
+    scripts = {}
+    for name in ("first", "second", "broken"):
+        scripts[name] = Named(answer, 4, lambda place: place % 4)
+        scripts[name].name = name
+    found = stage_times(
+        Slow(target, clock, {"verify": 4.0}), scripts, [prompt] * 6, Sampling(), clock
     )
+    assert set(found) == {"first", "second"}
+    assert "broken failed while its parts were timed: RuntimeError: it broke" in (
+        capsys.readouterr().err
+    )
+    turns = [asked[i : i + 3] for i in range(0, 6, 3)]
+    assert all(sorted(turn) == ["broken", "first", "second"] for turn in turns)
+    assert asked.count("first") == asked.count("second") == 6
 
 
 def test_prediction() -> None:

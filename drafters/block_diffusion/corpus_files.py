@@ -111,7 +111,8 @@ class CorpusFiles:
                     "another --output-dir."
                 )
             self.directory.mkdir(parents=True, exist_ok=True)
-            self.config.touch()
+            if config is None:
+                self.config.touch()
         except OSError as error:
             raise UserError(f"{self.directory} cannot be written: {error.strerror}.") from error
 
