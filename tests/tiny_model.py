@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+SAMPLES = Path(__file__).resolve().parent.parent / "tasks" / "samples"
 WORDS = [f"w{i}" for i in range(40)]
 SPECIAL = ["<unk>", "<s>", "</s>", "<user>", "<assistant>", "<never>"]
 TEMPLATE = (
@@ -18,7 +20,9 @@ TEMPLATE = (
 )
 
 
-def write_model(directory: Path, seed: int = 0, hidden_size: int = 32) -> Path:
+def write_model(
+    directory: Path, seed: int = 0, hidden_size: int = 32, max_position_embeddings: int = 256
+) -> Path:
     """Five random layers over 46 words, float32."""
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -40,7 +44,7 @@ def write_model(directory: Path, seed: int = 0, hidden_size: int = 32) -> Path:
             num_hidden_layers=5,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=256,
+            max_position_embeddings=max_position_embeddings,
             initializer_range=0.3,
             bos_token_id=1,
             eos_token_id=2,
@@ -62,3 +66,16 @@ def write_prompts(path: Path, count: int = 24) -> Path:
         rows.append({"prompt": " ".join(WORDS[i] for i in chosen)})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def write_tasks(directory: Path) -> Path:
+    """A data directory of all tasks: the project's samples under the names of upstream's files."""
+    files = (
+        *("mt_bench/question", "gsm8k/test", "humaneval/HumanEval", "mbpp/sanitized_test"),
+        *("livecodebench/problems_own", "alpaca/alpaca"),
+    )
+    for file in files:
+        place = directory / f"{file}.jsonl"
+        place.parent.mkdir(parents=True)
+        shutil.copy(SAMPLES / f"{place.parent.name}.jsonl", place)
+    return directory
