@@ -59,3 +59,11 @@ class LayerOutputs:
             self._kept[layer] = output[0] if isinstance(output, tuple) else output
 
         return keep
+
+
+def decoder_layers(decoder: Any, num_layers: int) -> torch.nn.ModuleList:
+    """The list of decoder layers, whatever the architecture calls it."""
+    for module in decoder.children():
+        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
+            return module
+    raise ValueError(f"{type(decoder).__name__} has no list of {num_layers} layers")

@@ -17,7 +17,7 @@ from harness.kv_cache import KVCache
 from targets import attention
 from targets.base import TargetOutput
 from targets.exact import TreeProposed
-from targets.layer_outputs import LayerOutputs
+from targets.layer_outputs import LayerOutputs, decoder_layers
 from targets.packed import can_pack, pack_linear_layers
 
 _EXACT_WIDTH = 16
@@ -68,7 +68,7 @@ class TransformersTarget:
         self._packs = can_pack(model)
         self._prepared = False
         self._decoder = model.get_decoder()
-        self._layers = _decoder_layers(self._decoder, self.num_layers)
+        self._layers = decoder_layers(self._decoder, self.num_layers)
         self._outputs = LayerOutputs(self._layers)
         self._cache: KVCache | None = None
         self._past = 0
@@ -303,11 +303,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     if stated is None:
         return frozenset()
     return frozenset([stated] if isinstance(stated, int) else stated)
-
-
-def _decoder_layers(decoder: Any, num_layers: int) -> torch.nn.ModuleList:
-    """The list of decoder layers, whatever the architecture calls it."""
-    for module in decoder.children():
-        if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
-            return module
-    raise ValueError(f"{type(decoder).__name__} has no list of {num_layers} layers")
