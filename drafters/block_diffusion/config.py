@@ -57,7 +57,7 @@ class TrainConfig:
     features: Literal["auto", "disk", "none"] = "auto"
     """Whether the target's features are kept on disk or computed at every step; by default kept on
     a CPU with room for them, and computed on a GPU."""
-    dtype: str = "bfloat16"
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; master weights and optimiser state are float32."""
     device: str = "auto"
     """``cpu``, ``cuda`` or ``auto``."""
