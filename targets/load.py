@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.registry import resolve, table
 from targets.base import Target, TargetOptions
+
+if TYPE_CHECKING:
+    from targets.transformers_lm import TransformersTarget
 
 
 def load_target(options: TargetOptions) -> Target:
@@ -30,3 +34,17 @@ def load_target(options: TargetOptions) -> Target:
         return hugging_face.load(options, model=name)
     resolve("targets", name)
     raise AssertionError("resolve raises for a name that is not in the table")
+
+
+def load_transformers_target(options: TargetOptions, what: str) -> TransformersTarget:
+    """As `load_target`, for ``what`` works on transformers models alone.
+
+    Raises:
+        UserError: as `load_target`, or the target is another kind of model.
+    """
+    from targets.transformers_lm import TransformersTarget
+
+    target = load_target(options)
+    if not isinstance(target, TransformersTarget):
+        raise UserError(f"target {options.name} is not a transformers model; {what} needs one.")
+    return target

@@ -14,7 +14,7 @@ from drafters.block_diffusion.data import TrainingSequence, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.objectives import Objective
-from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, replay, walk
+from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
 from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
 from drafters.none import build as build_none
 from harness.decode import generate
@@ -102,7 +102,7 @@ def loop(target, model, sequences, block_size, max_new_tokens, vocabulary=None):
 
 
 def replayed(target, model, sequences, block_size, max_new_tokens, vocabulary=None):
-    return replay(
+    drafts = draft_behind(
         model,
         target,
         DraftHead(target, vocabulary),
@@ -111,6 +111,7 @@ def replayed(target, model, sequences, block_size, max_new_tokens, vocabulary=No
         block_size=block_size,
         max_new_tokens=max_new_tokens,
     )
+    return [walk(item) for item in drafts]
 
 
 def test_the_drafter_is_neither_always_right_nor_always_wrong(target, model, sequences):

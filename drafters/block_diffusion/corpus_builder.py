@@ -19,14 +19,13 @@ from drafters.block_diffusion.prompt_sources import SourcedPrompt, Sources, gath
 from drafters.block_diffusion.prompts import PromptRow, is_held_back, prompt_hash
 from harness import provenance
 from harness.data_config import DataConfig
-from harness.errors import UserError
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
 from harness.run_files import locked
 from harness.whole_file import write_text
 from targets.base import TargetOptions
-from targets.load import load_target
+from targets.load import load_transformers_target
 from targets.transformers_lm import TransformersTarget
 from tasks.base import PromptSet
 
@@ -102,17 +101,13 @@ def build_data(config: DataConfig) -> dict[str, Any]:
 
 
 def _load(config: DataConfig) -> TransformersTarget:
-    target = load_target(
-        TargetOptions(
-            name=config.target,
-            dtype=config.dtype,
-            device=resolve_device(config.device),
-            revision=config.revision,
-        )
+    options = TargetOptions(
+        name=config.target,
+        dtype=config.dtype,
+        device=resolve_device(config.device),
+        revision=config.revision,
     )
-    if not isinstance(target, TransformersTarget):
-        raise UserError(f"target {config.target} is not a transformers model; a corpus needs one.")
-    return target
+    return load_transformers_target(options, "a corpus")
 
 
 def _decontaminate(sources: Sources, config: DataConfig) -> _Clean:

@@ -222,6 +222,23 @@ class BlockDiffusionModel(nn.Module):
         """Context rows ``[B, S, D]`` of target features ``[B, S, F]``."""
         return self.hidden_norm(self.fc(features))
 
+    def drafts(
+        self, blocks: Blocks, features: torch.Tensor, embedding: torch.Tensor
+    ) -> torch.Tensor:
+        """Outputs ``[N, K − 1, D]`` of the masks behind each block's anchor.
+
+        Args:
+            blocks: their K may differ from the model's.
+            features: as in `forward`.
+            embedding: ``[V, D]``, the target's.
+        """
+        num_blocks, depth = blocks.labels.shape
+        ids = blocks.tokens.new_full((num_blocks, depth + 1), self.config.mask_token_id)
+        ids[:, 0] = blocks.tokens
+        noise = embedding[ids] * self.config.input_embedding_scale
+        outputs: torch.Tensor = self(noise, features, blocks)
+        return outputs[:, 1:]
+
     def forward(self, noise: torch.Tensor, features: torch.Tensor, blocks: Blocks) -> torch.Tensor:
         """Outputs ``[N, K, D]`` of many blocks of many sequences in one pass, for training.
 

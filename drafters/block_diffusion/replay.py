@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from drafters.block_diffusion.data import Blocks, Ints, TrainingSequence, make_blocks
+from drafters.block_diffusion.data import Ints, TrainingSequence, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.block_diffusion.model import BlockDiffusionModel
 from harness.correlation import Correlation, clustered_correlation
@@ -60,29 +60,6 @@ class Drafts:
         return accepted
 
 
-def replay(
-    model: BlockDiffusionModel,
-    target: TransformersTarget,
-    head: DraftHead,
-    sequences: Sequence[TrainingSequence],
-    features: FeaturesOf,
-    *,
-    block_size: int,
-    max_new_tokens: int,
-) -> list[tuple[Round, ...]]:
-    """Rounds that greedy decoding would have had on each answer; arguments as in `draft_behind`."""
-    drafts = draft_behind(
-        model,
-        target,
-        head,
-        sequences,
-        features,
-        block_size=block_size,
-        max_new_tokens=max_new_tokens,
-    )
-    return [walk(item) for item in drafts]
-
-
 @torch.no_grad()
 def draft_behind(
     model: BlockDiffusionModel,
@@ -106,6 +83,7 @@ def draft_behind(
         block_size: of this drafting, at least 2; it need not be the one trained with.
         max_new_tokens: longer answers are cut.
     """
+    embedding = target.embed_tokens.weight.detach()
     drafts = []
     for item in sequences:
         limit = min(max_new_tokens, target.max_context - item.start)
@@ -119,7 +97,7 @@ def draft_behind(
         some = [sequences[index] for index in indices]
         anchors = [np.arange(places.start, places.stop) + sequences[i].start for i, places in parts]
         blocks = make_blocks(some, anchors, block_size).to(target.device)
-        hidden = _outputs(model, target, blocks, features(indices), block_size)
+        hidden = model.drafts(blocks, features(indices).to(embedding), embedding)
         tokens, log_q = _read(model, head, hidden, blocks.labels)
         ends = np.cumsum([len(chosen) for chosen in anchors])[:-1]
         for (index, places), ids, values in zip(
@@ -201,22 +179,6 @@ def _passes(counts: Sequence[int], most: int) -> Iterator[list[tuple[int, slice]
             room -= places.stop - start
     if parts:
         yield parts
-
-
-def _outputs(
-    model: BlockDiffusionModel,
-    target: TransformersTarget,
-    blocks: Blocks,
-    features: torch.Tensor,
-    block_size: int,
-) -> torch.Tensor:
-    """``[N, K − 1, D]`` of the masked places."""
-    config, embedding = model.config, target.embed_tokens.weight.detach()
-    ids = blocks.tokens.new_full((len(blocks.tokens), block_size), config.mask_token_id)
-    ids[:, 0] = blocks.tokens
-    noise = embedding[ids] * config.input_embedding_scale
-    outputs: torch.Tensor = model(noise, features.to(noise), blocks)
-    return outputs[:, 1:]
 
 
 def _read(

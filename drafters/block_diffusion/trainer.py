@@ -150,10 +150,11 @@ def _run(
     with bar, interrupt_deferred() as interrupted:
         for step in range(first, config.steps):
             passes = bench.passes(next(order), step, config)
+            shares = _shares(passes, bench)
             last = step + 1 == config.steps
             for variant in variants:
                 if variant.step == step:
-                    _step(variant, config, passes, bench)
+                    _step(variant, config, passes, shares, bench)
             if (step + 1) % every == 0 or last:
                 measured = [v for v in variants if v.step == step + 1]
                 measure(measured, bench, config)
@@ -169,18 +170,27 @@ def _run(
                 raise KeyboardInterrupt
 
 
+def _shares(passes: Sequence[Pass | None], bench: Workbench) -> torch.Tensor:
+    """``[passes]``: share of the step's blocks, over all processes, that each pass holds."""
+    own = torch.tensor([float(part.blocks.valid[:, 0].sum()) if part else 0.0 for part in passes])
+    blocks = bench.replicas.sum(own)
+    return blocks / blocks.sum()
+
+
 def _step(
-    variant: Variant, config: TrainConfig, passes: Sequence[Pass | None], bench: Workbench
+    variant: Variant,
+    config: TrainConfig,
+    passes: Sequence[Pass | None],
+    shares: torch.Tensor,
+    bench: Workbench,
 ) -> None:
     """One optimiser step.
 
-    The terms of a pass are averaged over all processes' blocks in it, and passes weigh by theirs.
+    The terms of a pass are averaged over all processes' blocks in it, and passes weigh by
+    ``shares``.
     """
     started = time.perf_counter()
     replicas, depth = bench.replicas, config.block_size - 1
-    own = torch.tensor([float(part.blocks.valid[:, 0].sum()) if part else 0.0 for part in passes])
-    blocks = replicas.sum(own)
-    shares = blocks / blocks.sum()
     values = torch.zeros(len(LOGGED), dtype=torch.float64, device=bench.device)
     for share, part in zip(shares, passes, strict=True):
         if part is None:

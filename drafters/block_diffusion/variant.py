@@ -114,12 +114,7 @@ def label_rows(
         Outputs ``[M, D]`` and labels ``[M]`` (rows of ``head.lm_head``) of the valid offsets, and
         which of ``[N, K − 1]`` those are.
     """
-    config = model.config
-    num_blocks, depth = blocks.labels.shape
-    ids = blocks.tokens.new_full((num_blocks, depth + 1), config.mask_token_id)
-    ids[:, 0] = blocks.tokens
-    noise = head.embedding[ids] * config.input_embedding_scale
-    out = model(noise, features, blocks)[:, 1:]
+    out = model.drafts(blocks, features, head.embedding)
     labels = head.label_of[blocks.labels]
     valid = blocks.valid & (labels >= 0)
     return out[valid], labels[valid], valid

@@ -23,7 +23,7 @@ from harness.errors import UserError
 from harness.plan import resolve_device
 from harness.shards import Ring
 from targets.base import TargetOptions
-from targets.load import load_target
+from targets.load import load_transformers_target
 from targets.transformers_lm import TransformersTarget
 
 
@@ -138,13 +138,10 @@ def open_workbench(config: TrainConfig, objectives: Iterable[Objective]) -> Work
     """
     device = resolve_device(config.device)
     ring = Ring(shards.place(), device)
-    target = load_target(
-        TargetOptions(
-            name=config.target, dtype=config.dtype, device=device, revision=config.revision
-        )
+    options = TargetOptions(
+        name=config.target, dtype=config.dtype, device=device, revision=config.revision
     )
-    if not isinstance(target, TransformersTarget):
-        raise UserError(f"target {config.target} is not a transformers model; training needs one.")
+    target = load_transformers_target(options, "training")
     layers = build_target_layer_ids(target.num_layers, config.num_features)
     distill = any(objective.distill for objective in objectives)
     make = functools.partial(build_corpus, config, target, layers, distill=distill)
