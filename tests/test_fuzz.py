@@ -474,7 +474,7 @@ def nothing_heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.reload.load_target", stop)
     monkeypatch.setattr("harness.runner.run", stop)
     monkeypatch.setattr("drafters.block_diffusion.trainer.train", stop)
-    monkeypatch.setattr("drafters.block_diffusion.corpus_builder.load_target", stop)
+    monkeypatch.setattr("drafters.block_diffusion.corpus_builder.load_transformers_target", stop)
     monkeypatch.setattr("harness.probes.probe", stop)
     monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
     monkeypatch.setattr("tasks.hub.Hub.snapshot", lambda self, files: None)
