@@ -1,4 +1,4 @@
-"""Drafters: everything that can propose tokens, one file a method."""
+"""Drafters and policies: everything that can propose tokens, one file a method."""
 
 from harness.registry import BLOCK_DIFFUSION, Entry
 
@@ -12,3 +12,5 @@ DRAFTERS: dict[str, Entry] = {
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }
+
+POLICIES: dict[str, Entry] = {}

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
-
-from harness.errors import UserError
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -120,39 +118,26 @@ class Drafter(Protocol):
         """Forget the prompt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrafterOptions:
-    """What a drafter is built with, as parsed from ``--drafter NAME[@LABEL][=ARGUMENT]``."""
+@dataclass(frozen=True, slots=True)
+class Marginals:
+    """What a drafter believes of every draft position by itself, before any choice is made.
 
-    name: str
-    label: str | None = None
-    argument: str | None = None
-    """Checkpoint path or hub id, acceptance rate, …: the drafter's own business."""
-    block_size: int | None = None
-    """None takes the drafter's own."""
-    draft_vocab: Literal["full", "trained"] = "full"
-    """Whether a drafter proposes any token, or only those it was trained on."""
-    draft: Literal["argmax", "sample"] | None = None
-    """None takes argmax when greedy, sample otherwise."""
-    greedy: bool = True
-    """Whether the run's temperature is 0; settles a ``draft`` of None when the drafter is built."""
+    Attributes:
+        logits: ``[n, V']`` in the model's dtype, on the target's device; row i is for depth i + 1.
+        vocabulary: ``[V']`` int64 token ids of the columns; None where they are the target's own.
+    """
 
-    @property
-    def method(self) -> str:
-        """The name in records and tables."""
-        return self.name if self.label is None else f"{self.name}@{self.label}"
+    logits: torch.Tensor
+    vocabulary: torch.Tensor | None = None
 
-    @classmethod
-    def parse(cls, text: str, block_size: int | None = None) -> DrafterOptions:
-        """Read ``NAME[@LABEL][=ARGUMENT]``.
+    def token_ids(self, columns: torch.Tensor) -> torch.Tensor:
+        """Tokens of columns of ``logits``; any shape."""
+        return columns if self.vocabulary is None else self.vocabulary[columns]
 
-        Raises:
-            UserError: an empty part.
-        """
-        head, equals, argument = text.strip().partition("=")
-        name, at, label = head.partition("@")
-        if not name or (at and not label) or (equals and not argument):
-            raise UserError(
-                f"drafter {text!r} cannot be read; write NAME, NAME=PATH or NAME@LABEL=PATH."
-            )
-        return cls(name=name, label=label or None, argument=argument or None, block_size=block_size)
+
+@runtime_checkable
+class MarginalDrafter(Drafter, Protocol):
+    """A drafter whose proposal is a choice from `Marginals`: what a policy can be put over."""
+
+    def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
+        """One draft pass; arguments as in `Drafter.propose`, at most ``budget`` rows."""

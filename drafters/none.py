@@ -7,7 +7,8 @@ from typing import Literal
 
 import torch
 
-from drafters.base import DrafterOptions, Proposal
+from drafters.base import Proposal
+from drafters.options import DrafterOptions
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from targets.base import Target

@@ -238,7 +238,7 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _list(arguments: list[str]) -> int:
-    """Show every drafter, target, task, objective and preset."""
+    """Show every drafter, policy, target, task, objective and preset."""
     parse(ListConfig, arguments, "list")
     presets = {name: (make.__doc__ or "").rstrip(".") for name, make in PRESETS.items()}
     tables = {
@@ -246,7 +246,7 @@ def _list(arguments: list[str]) -> int:
         for kind in registry.KINDS
     }
     for title, phrases in {**tables, "presets": presets}.items():
-        width = max(len(name) for name in phrases)
+        width = max(map(len, phrases), default=0)
         print(title)
         for name, phrase in phrases.items():
             print(f"  {name:<{width}}  {phrase}")

@@ -84,7 +84,7 @@ class RunConfig:
     baseline: Names = tuple(BASELINES)
     """Baselines to run; ar_loop must be one of them."""
     plugin: Plugins = ()
-    """Python files whose tables add drafters, targets, tasks or objectives."""
+    """Python files whose tables add drafters, policies, targets, tasks or objectives."""
     train_if_missing: bool = False
     """Train a drafter that has no checkpoint instead of stopping."""
     confirm_run_unsafe_code: bool = False
@@ -118,7 +118,7 @@ class TrainCommand:
 
     config: OmitArgPrefixes[TrainConfig]
     plugin: Plugins = ()
-    """Python files whose tables add drafters, targets, tasks or objectives."""
+    """Python files whose tables add drafters, policies, targets, tasks or objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +135,10 @@ class StudyCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig:
-    """Show every drafter, target, task, objective and preset."""
+    """Show every drafter, policy, target, task, objective and preset."""
 
     plugin: Plugins = ()
-    """Python files whose tables add drafters, targets, tasks or objectives."""
+    """Python files whose tables add drafters, policies, targets, tasks or objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drafters.base import DrafterOptions
+from drafters.build import require_names
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import QualityConfig
 from harness.errors import UserError
@@ -175,7 +176,7 @@ def _methods(config: QualityConfig) -> dict[str, str]:
     methods = {BASELINE: BASELINE}
     for text in config.drafter:
         options = DrafterOptions.parse(text)
-        registry.resolve("drafters", options.name)
+        require_names(options)
         if options.method in methods:
             raise UserError(f"method {options.method!r} is asked for twice; label one: NAME@LABEL.")
         methods[options.method] = text

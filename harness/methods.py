@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drafters.base import Drafter, DrafterOptions
-from harness import registry
+from drafters.base import Drafter
+from drafters.build import build_drafter
+from drafters.options import DrafterOptions
 from harness.errors import FAILURES, UserError, one_line
 from harness.plan import Plan
 
@@ -85,6 +86,9 @@ def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
         "method": options.method,
         "kind": "drafter",
         "drafter": options.name,
+        "policies": [
+            {"policy": item.name, "settings": dict(item.settings)} for item in options.policies
+        ],
         "argument": options.argument,
         "block_size": drafter.block_size,
         "draft": drafter.draft,
@@ -104,15 +108,13 @@ def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
     """The drafter; trained first where it has no checkpoint and that was asked for."""
     from drafters.block_diffusion.checkpoint import MissingCheckpoint
 
-    row = registry.resolve("drafters", options.name)
-    build = row.load()
     try:
-        return build(target, options, **row.options)
+        return build_drafter(target, options)
     except MissingCheckpoint:
         if not plan.config.train_if_missing:
             raise
     _train(options, plan)
-    return build(target, options, **row.options)
+    return build_drafter(target, options)
 
 
 def _train(options: DrafterOptions, plan: Plan) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from drafters.base import Drafter, DrafterOptions
+from drafters import build
+from drafters.base import Drafter
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.errors import UserError
 
@@ -78,9 +80,7 @@ def build_drafter(target: Target, arguments: ModelArgs, *, greedy: bool) -> Draf
         greedy=greedy,
         draft_vocab="trained" if arguments.draft_vocab == "trained" else "full",
     )
-    row = registry.resolve("drafters", options.name)
-    build: Callable[..., Drafter] = row.load()
-    drafter = build(target, options, **row.options)
+    drafter: Drafter = build.build_drafter(target, options)
     if getattr(drafter, "prepare", None) is not None:
         raise UserError(f"drafter {options.name} must be told the answer; it cannot be used here.")
     return drafter

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drafters.base import DrafterOptions
+from drafters.build import require_names
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import BASELINES, RunConfig
 from harness.errors import UserError
@@ -60,7 +61,7 @@ def make_plan(config: RunConfig) -> Plan:
         for text in config.drafter
     )
     for options in drafters:
-        registry.resolve("drafters", options.name)
+        require_names(options)
     for name in config.baseline:
         if name not in BASELINES:
             raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")

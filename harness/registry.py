@@ -19,7 +19,11 @@ from typing import Any
 
 from harness.errors import FAILURES, UserError, one_line
 
-KINDS = ("drafters", "targets", "tasks", "objectives")
+KINDS = ("drafters", "policies", "targets", "tasks", "objectives")
+_HOMES = {"objectives": "drafters.block_diffusion.objectives", "policies": "drafters"}
+"""Modules of the project's own tables, where they are not called as the kind is."""
+_ONE = {"policies": "policy"}
+"""Singulars that take more than leaving out an s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ def resolve(kind: str, name: str) -> Any:
     rows = table(kind)
     if name in rows:
         return rows[name]
-    raise UserError(f"unknown {kind[:-1]} {name!r}; {near_misses(name, rows)}")
+    raise UserError(f"unknown {_one(kind)} {name!r}; {near_misses(name, rows)}")
 
 
 def load(kind: str, name: str) -> Any:
@@ -103,7 +107,7 @@ def near_misses(name: str, known: Iterable[str]) -> str:
 
 
 def load_plugin(path: Path) -> None:
-    """Run a plug-in file and register what its tables DRAFTERS, TARGETS, TASKS, OBJECTIVES hold.
+    """Run a plug-in file and register what its tables (DRAFTERS, POLICIES, …) hold.
 
     The file becomes importable under its stem, so that its rows can name it. Loading the same
     file again changes nothing.
@@ -150,8 +154,8 @@ def _registered(kind: str) -> dict[str, Any]:
 
 def _own(kind: str) -> Mapping[str, Any]:
     """The project's literal table."""
-    home = "drafters.block_diffusion.objectives" if kind == "objectives" else kind
-    rows: Mapping[str, Any] = getattr(importlib.import_module(home), kind.upper())
+    home = importlib.import_module(_HOMES.get(kind, kind))
+    rows: Mapping[str, Any] = getattr(home, kind.upper())
     return rows
 
 
@@ -194,10 +198,14 @@ def _rows(module: ModuleType, path: Path) -> list[tuple[str, str, Any]]:
             )
     if not rows:
         raise UserError(
-            f"plug-in {path.name} defines none of the tables DRAFTERS, TARGETS, TASKS, OBJECTIVES."
+            f"plug-in {path.name} defines none of the tables {', '.join(map(str.upper, KINDS))}."
         )
     return rows
 
 
 def _taken(kind: str, name: str) -> UserError:
-    return UserError(f"{kind[:-1]} {name!r} is registered twice; give one of them another name.")
+    return UserError(f"{_one(kind)} {name!r} is registered twice; give one of them another name.")
+
+
+def _one(kind: str) -> str:
+    return _ONE.get(kind, kind[:-1])

@@ -61,12 +61,21 @@ class CheckpointFacts(TypedDict):
     training: NotRequired[TrainingFacts | None]
 
 
+class PolicyFacts(TypedDict):
+    """A proposal policy and the settings it was given."""
+
+    policy: str
+    settings: dict[str, str]
+
+
 class MethodFacts(TypedDict):
     """A baseline or drafter."""
 
     method: str
     kind: Literal["baseline", "drafter"]
     drafter: NotRequired[str]
+    policies: NotRequired[list[PolicyFacts]]
+    """Put over the drafter, the last one outermost."""
     block_size: NotRequired[int | None]
     draft: NotRequired[str | None]
     checkpoint: NotRequired[CheckpointFacts | None]

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import batch_generator
 from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.responses import Query
 from drafters.none import build as build_none
+from drafters.options import DrafterOptions
 from harness.batched_cache import BatchedCache
 from harness.decode import generate
 from harness.errors import UserError

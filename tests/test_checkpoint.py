@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter, build
 from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.options import DrafterOptions
 from harness.decode import generate
 from harness.errors import UserError
 from harness.sampling import Sampling

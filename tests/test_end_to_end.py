@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.checkpoint import MissingCheckpoint
 from drafters.block_diffusion.drafter import build
 from drafters.none import NoDrafter
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.cli import main
 from harness.decode import generate

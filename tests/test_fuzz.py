@@ -28,13 +28,13 @@ from pyarrow import parquet
 from run_directories import BASELINES, ENVIRONMENT, config, drafter, simulated_records
 from test_block_diffusion import small_config
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus_files import CorpusFiles, CorpusRow
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.prompts import training_prompts
 from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.options import DrafterOptions
 from harness import cli, registry
 from harness.audit_records import Deviation, make_audit
 from harness.audit_records import from_json as audit_from_json

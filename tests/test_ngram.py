@@ -8,8 +8,8 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafters.base import DrafterOptions
 from drafters.ngram import DEFAULT_BLOCK_SIZE, NgramDrafter, build
+from drafters.options import DrafterOptions
 from harness.errors import UserError
 from harness.sampling import Sampling
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import replay as module
 from drafters.block_diffusion.data import TrainingSequence, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead
@@ -17,6 +16,7 @@ from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
 from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
 from drafters.none import build as build_none
+from drafters.options import DrafterOptions
 from harness.decode import generate
 from harness.metrics import NoData
 from harness.sampling import Sampling

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import trainer
 from drafters.block_diffusion.drafter import build
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.cli import main
 from harness.decode import generate

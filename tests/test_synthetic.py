@@ -6,7 +6,7 @@ import pytest
 import torch
 import toy
 
-from drafters.base import DrafterOptions
+from drafters.options import DrafterOptions
 from drafters.synthetic import SyntheticDrafter, build
 from harness.decode import generate
 from harness.errors import UserError

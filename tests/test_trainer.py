@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import features, trainer
 from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.config import TrainConfig
@@ -35,6 +34,7 @@ from drafters.block_diffusion.variant import (
 )
 from drafters.block_diffusion.workbench import Workbench, open_workbench
 from drafters.none import build as build_none
+from drafters.options import DrafterOptions
 from harness.decode import generate
 from harness.errors import UserError
 from harness.sampling import Sampling

@@ -21,13 +21,14 @@ class DraftHead:
     def __init__(self, target: TransformersTarget, vocabulary: torch.Tensor | None) -> None:
         """Take rows ``vocabulary`` ``[V']`` of the target's head; None takes it whole."""
         self._target = target
-        self._vocabulary = None if vocabulary is None else vocabulary.to(target.device)
-        self._part = None if self._vocabulary is None else _rows(target.lm_head, self._vocabulary)
+        self.vocabulary = None if vocabulary is None else vocabulary.to(target.device)
+        """``[V']`` tokens of its rows, None for all."""
+        self._part = None if self.vocabulary is None else _rows(target.lm_head, self.vocabulary)
 
     @property
     def size(self) -> int:
         """Tokens of the draft vocabulary."""
-        return self._target.vocab_size if self._vocabulary is None else len(self._vocabulary)
+        return self._target.vocab_size if self.vocabulary is None else len(self.vocabulary)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``[n, D]`` to ``[n, V']``."""
@@ -38,22 +39,22 @@ class DraftHead:
 
     def token_ids(self, rows: torch.Tensor) -> torch.Tensor:
         """Tokens ``[n]`` of rows of the head."""
-        return rows if self._vocabulary is None else self._vocabulary[rows]
+        return rows if self.vocabulary is None else self.vocabulary[rows]
 
     def rows(self, tokens: torch.Tensor) -> torch.Tensor:
         """Row of the head of each token, -1 for one outside the draft vocabulary; any shape."""
-        if self._vocabulary is None:
+        if self.vocabulary is None:
             return tokens
-        row_of = self._vocabulary.new_full((self._target.vocab_size,), -1)
-        row_of[self._vocabulary] = torch.arange(len(self._vocabulary), device=tokens.device)
+        row_of = self.vocabulary.new_full((self._target.vocab_size,), -1)
+        row_of[self.vocabulary] = torch.arange(len(self.vocabulary), device=tokens.device)
         return row_of[tokens]
 
     def widen(self, q: torch.Tensor) -> torch.Tensor:
         """Probabilities ``[n, V']`` as ``[n, V]``, zero outside the draft vocabulary."""
-        if self._vocabulary is None:
+        if self.vocabulary is None:
             return q
         wide = q.new_zeros((q.shape[0], self._target.vocab_size))
-        return wide.index_copy_(1, self._vocabulary, q)
+        return wide.index_copy_(1, self.vocabulary, q)
 
 
 def scaled(logits: torch.Tensor, config: DrafterConfig) -> torch.Tensor:

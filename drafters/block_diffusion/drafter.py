@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import torch
 
-from drafters.base import DrafterOptions, Proposal
+from drafters.base import Marginals, Proposal
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.block_diffusion.model import BlockDiffusionModel
+from drafters.options import DrafterOptions
 from harness.errors import UserError
 from harness.sampling import Sampling
 from harness.verify import Verdict, best_tokens
@@ -127,16 +128,21 @@ class BlockDiffusionDrafter:
 
     @torch.inference_mode()
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
+        """A token at each position by itself."""
+        found = self.marginals(prefix_ids, pending, budget)
+        if self.draft == "argmax":
+            return Proposal.chain(found.token_ids(best_tokens(found.logits)))
+        q = self._sampling.probs(found.logits)
+        columns = torch.multinomial(q, 1, generator=self._generator)[:, 0]
+        return Proposal.chain(found.token_ids(columns), self.head.widen(q))
+
+    @torch.inference_mode()
+    def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
         """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded."""
         if len(prefix_ids) != self._length:
             raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
         hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        logits = scaled(self.head.logits(hidden), self.model.config)
-        if self.draft == "argmax":
-            return Proposal.chain(self.head.token_ids(best_tokens(logits)))
-        q = self._sampling.probs(logits)
-        rows = torch.multinomial(q, 1, generator=self._generator)[:, 0]
-        return Proposal.chain(self.head.token_ids(rows), self.head.widen(q))
+        return Marginals(scaled(self.head.logits(hidden), self.model.config), self.head.vocabulary)
 
     @torch.inference_mode()
     def _extend(self, features: torch.Tensor | None) -> None:

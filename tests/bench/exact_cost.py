@@ -12,8 +12,8 @@ from typing import Any
 
 import tyro
 
-from drafters.base import DrafterOptions
 from drafters.none import NoDrafter
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.decode import generate
 from harness.errors import UserError

@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 import tyro
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion.data import TrainingSequence
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.conversations import prompt_sha256, turns
 from harness.records import Generation, Round, key_of

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from drafters.base import DrafterOptions, Proposal
+from drafters.base import Proposal
+from drafters.options import DrafterOptions
 from harness.registry import Entry
 from harness.sampling import Sampling
 from harness.verify import Verdict
