@@ -52,11 +52,25 @@ def tau_difference_interval(tasks: Sequence[Sides]) -> tuple[float, float]:
     Raises:
         NoData: a task has fewer than `MIN_CONVERSATIONS` conversations with rounds on both sides.
     """
+    return _interval(
+        [_tau_difference(_lengths(sides), position) for position, sides in enumerate(tasks)]
+    )
+
+
+def tau_change_interval(tasks: Sequence[tuple[Sides, Sides]]) -> tuple[float, float]:
+    """Paired interval of the overall `harness.metrics.tau_change`.
+
+    Args:
+        tasks: (first, second) of the one difference, then of the other, for each task.
+
+    Raises:
+        NoData: as `tau_difference_interval`, or the differences hold different conversations.
+    """
     values = []
-    for position, sides in enumerate(tasks):
-        rows = [(a.prompt_id, (*_length(a), *_length(b))) for a, b in drafted_pairs(*sides)]
-        sums = _resampled_sums(rows, position)
-        values.append(_ratio(sums[:, 2:]) - _ratio(sums[:, :2]))
+    for position, (first, second) in enumerate(tasks):
+        before, after = _lengths(first), _lengths(second)
+        _require_same_conversations(before, after)
+        values.append(_tau_difference(after, position) - _tau_difference(before, position))
     return _interval(values)
 
 
@@ -87,8 +101,7 @@ def speedup_change_interval(tasks: Sequence[tuple[Sides, Sides]]) -> tuple[float
     values = []
     for position, (first, second) in enumerate(tasks):
         before, after = _costs(first), _costs(second)
-        if {name for name, _ in before} != {name for name, _ in after}:
-            raise NoData("the runs hold different conversations")
+        _require_same_conversations(before, after)
         values.append(_log_speedup(after, position) - _log_speedup(before, position))
     return _ratio_interval(values)
 
@@ -96,6 +109,11 @@ def speedup_change_interval(tasks: Sequence[tuple[Sides, Sides]]) -> tuple[float
 def _length(generation: Generation) -> tuple[float, float]:
     """Tokens committed by rounds, and the rounds."""
     return len(generation.new_tokens) - 1, len(generation.rounds or ())
+
+
+def _lengths(sides: Sides) -> Rows:
+    """`_length` of the first, then of the second, on the same prompts."""
+    return [(a.prompt_id, (*_length(a), *_length(b))) for a, b in drafted_pairs(*sides)]
 
 
 def _costs(sides: Sides) -> Rows:
@@ -106,8 +124,20 @@ def _costs(sides: Sides) -> Rows:
     ]
 
 
+def _require_same_conversations(first: Rows, second: Rows) -> None:
+    """Draws are paired by a conversation's place among those there are."""
+    if {name for name, _ in first} != {name for name, _ in second}:
+        raise NoData("the sides hold different conversations")
+
+
 def _ratio(sums: FloatArray) -> FloatArray:
     return np.asarray(sums[:, 0] / sums[:, 1], dtype=np.float64)
+
+
+def _tau_difference(lengths: Rows, position: int) -> FloatArray:
+    """``[NUM_DRAWS]``."""
+    sums = _resampled_sums(lengths, position)
+    return _ratio(sums[:, 2:]) - _ratio(sums[:, :2])
 
 
 def _log_speedup(costs: Rows, position: int) -> FloatArray:

@@ -224,6 +224,7 @@ def _evaluate(
     import lm_eval
     from lm_eval.loggers import EvaluationTracker
     from lm_eval.tasks import TaskManager
+    from lm_eval.utils import sanitize_model_name
 
     from harness.lm_eval_model import TASKS, HarnessModel
 
@@ -235,7 +236,7 @@ def _evaluate(
     data_dir = None if config.data_dir is None else str(config.data_dir)
     results: dict[str, Any] = lm_eval.simple_evaluate(
         model=model,
-        # lm-eval's tracker names its directory after "model".
+        # lm-eval's tracker names its directory after "model", without characters such as ":".
         model_args={"model": method, **asdict(arguments)},
         tasks=[f"harness_{task}" for task in config.tasks],
         limit=config.limit,
@@ -252,9 +253,10 @@ def _evaluate(
     tracker.save_results_aggregated(results=results, samples=samples)
     for task, rows in samples.items():
         tracker.save_results_samples(task_name=task, samples=rows)
-    written = {path.name.partition("_")[0] for path in (directory / method).glob("*.json*")}
+    place = directory / sanitize_model_name(method)
+    written = {path.name.partition("_")[0] for path in place.glob("*.json*")}
     if written != {"results", "samples"}:  # lm-eval only warns where it cannot write
-        raise UserError(f"lm-eval's files of {method} cannot be written to {directory / method}.")
+        raise UserError(f"lm-eval's files of {method} cannot be written to {place}.")
     return {**results, "samples": samples}
 
 

@@ -51,6 +51,15 @@ def tau_difference(first: Sequence[Generation], second: Sequence[Generation]) ->
     return tau([b for _, b in both]) - tau([a for a, _ in both])
 
 
+def tau_change(first: Sides, second: Sides) -> float:
+    """`tau_difference` of ``second`` less that of ``first``: 0 where the same is gained twice.
+
+    Raises:
+        NoData: as `tau_difference`.
+    """
+    return tau_difference(*second) - tau_difference(*first)
+
+
 def tau_macro(generations: Sequence[Generation]) -> float:
     """Mean over responses of the mean tokens committed a round.
 

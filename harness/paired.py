@@ -49,6 +49,13 @@ def tau_difference(tasks: Sequence[Sides]) -> Estimate:
     return _estimate(value, bootstrap.tau_difference_interval, tasks)
 
 
+def tau_change(tasks: Sequence[tuple[Sides, Sides]]) -> Estimate:
+    """Overall τ difference of the second sides less that of the first."""
+    parts = [or_none(metrics.tau_change, *sides) for sides in tasks]
+    value = or_none(metrics.overall_mean, parts)
+    return _estimate(value, bootstrap.tau_change_interval, tasks)
+
+
 def speedup(tasks: Sequence[Sides]) -> Estimate:
     """Overall decode speed of the second side over that of the first."""
     parts = [or_none(metrics.speedup, *sides) for sides in tasks]

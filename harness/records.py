@@ -49,6 +49,11 @@ class Round:
         )
         _require(len(self.draft_tokens) == self.depth, f"draft_tokens and depth disagree in {self}")
 
+    @property
+    def is_tree(self) -> bool:
+        """Whether more than one path was offered, of which `draft_tokens` holds one."""
+        return self.nodes != self.depth
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:

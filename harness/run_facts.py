@@ -74,6 +74,7 @@ class MethodFacts(TypedDict):
     method: str
     kind: Literal["baseline", "drafter"]
     drafter: NotRequired[str]
+    argument: NotRequired[str | None]
     policies: NotRequired[list[PolicyFacts]]
     """Put over the drafter, the last one outermost."""
     block_size: NotRequired[int | None]

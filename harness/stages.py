@@ -34,9 +34,42 @@ class StageTimes:
             raise ValueError("a round takes time")
 
     @property
+    def medians(self) -> dict[str, float]:
+        """Median seconds of draft, verify and commit."""
+        return {
+            "draft": median(self.draft_s),
+            "verify": median(self.verify_s),
+            "commit": median(self.commit_s),
+        }
+
+    @property
     def round_s(self) -> float:
         """Median draft, pass and commit together."""
-        return median(self.draft_s) + median(self.verify_s) + median(self.commit_s)
+        return sum(self.medians.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCost:
+    """What one part of a round costs a method, beside what it costs another."""
+
+    part: str
+    """``draft``, ``verify`` or ``commit``."""
+    round_s: float
+    """Median seconds a round."""
+    other_round_s: float
+    token_s: float
+    """Median seconds a round over τ: what a committed token costs."""
+    other_token_s: float
+
+    @property
+    def added_s(self) -> float:
+        """Seconds that a committed token costs more than the other's."""
+        return self.token_s - self.other_token_s
+
+    @property
+    def ratio(self) -> float | None:
+        """A committed token's cost over the other's; None where that is nothing."""
+        return self.token_s / self.other_token_s if self.other_token_s else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +92,24 @@ class Stages:
 def predicted_speedup(tau: float, method: StageTimes, ar_loop: StageTimes) -> float:
     """τ · t_AR / (t_draft + t_verify + t_commit), medians of each."""
     return tau * ar_loop.round_s / method.round_s
+
+
+def part_costs(
+    tau: float, method: StageTimes, other_tau: float, other: StageTimes
+) -> list[PartCost]:
+    """The parts of a round of ``method``, the one that adds most to a committed token first."""
+    before = other.medians
+    costs = [
+        PartCost(
+            part=part,
+            round_s=seconds,
+            other_round_s=before[part],
+            token_s=seconds / tau,
+            other_token_s=before[part] / other_tau,
+        )
+        for part, seconds in method.medians.items()
+    ]
+    return sorted(costs, key=lambda cost: cost.added_s, reverse=True)
 
 
 def read_stages(path: Path) -> Stages | None:

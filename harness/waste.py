@@ -73,7 +73,7 @@ def slots_of(rounds: Sequence[Round], new_tokens: Sequence[int]) -> Slots:
     Raises:
         NoData: a round offered a tree.
     """
-    if any(item.nodes != item.depth for item in rounds):
+    if any(item.is_tree for item in rounds):
         raise NoData("a round offered a tree")
     counts = [(0, 0, 0, 0, 0)]
     start = 0

@@ -16,6 +16,7 @@ from harness.paired import Estimate
 from harness.records import Generation, key_of
 from harness.same_run import plugins
 from reports import formatting as form
+from reports.policies import stack
 from reports.run import Run, conditions
 from reports.tables import OVERALL
 
@@ -287,4 +288,5 @@ def _notes(side_a: _Side, side_b: _Side) -> list[str]:
 
 def _drafter_facts(item: Mapping[str, Any]) -> dict[str, Any]:
     weights = (item.get("checkpoint") or {}).get("weights_sha256")
-    return {**{name: item.get(name) for name in _DRAFTER_FACTS}, "weights": form.digest(weights)}
+    facts = {name: item.get(name) for name in _DRAFTER_FACTS}
+    return {**facts, "policies": stack(item), "weights": form.digest(weights)}

@@ -181,16 +181,27 @@ def position_tables(group: Comparison) -> list[Table]:
             group,
             ("joint", "num_offered"),
             "Joint acceptance J(k)",
-            "Percent of rounds offering k draft tokens that accepted at least k; tasks pooled.",
+            "Percent of rounds offering k draft tokens that accepted at least k; tasks pooled."
+            + (_JOINT_OF_TREES if group.has_trees else ""),
         ),
         _rate_table(
             group,
             ("conditional", "num_reached"),
             "Conditional acceptance C(k)",
-            "Percent that accepted the k-th draft token, given the k - 1 before it; tasks pooled.",
+            "Percent that accepted the k-th draft token, given the k - 1 before it; tasks pooled."
+            + (_CONDITIONAL_OF_TREES if group.has_trees else ""),
         ),
         _histogram_table(group),
     ]
+
+
+_JOINT_OF_TREES = (
+    " A tree offers as many as its longest path; what it accepted may lie on any other."
+)
+_CONDITIONAL_OF_TREES = (
+    " Where a tree accepted a shorter path to its end, no next token was on offer; the records do "
+    "not tell, and it counts as refused."
+)
 
 
 def _rate_table(group: Comparison, keys: tuple[str, str], title: str, note: str) -> Table:

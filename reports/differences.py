@@ -45,7 +45,7 @@ class Difference:
 
 def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
     """Every pair of ``methods``, in their order."""
-    answers = {method: _by_task(run, method) for method in methods}
+    answers = {method: by_task(run, method) for method in methods}
     for first, second in itertools.combinations(methods, 2):
         sides: list[Sides] = list(zip(answers[second], answers[first], strict=True))
         yield Difference(
@@ -65,16 +65,16 @@ def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> boo
     """
     (run, method), (other_run, other) = above, below
     if run is other_run:
-        sides: list[Sides] = list(zip(_by_task(run, other), _by_task(run, method), strict=True))
+        sides: list[Sides] = list(zip(by_task(run, other), by_task(run, method), strict=True))
         return not paired.speedup(sides).excludes(1)
     change = paired.speedup_change(
         [
             ((slow_b, fast_b), (slow_a, fast_a))
             for slow_b, fast_b, slow_a, fast_a in zip(
-                _by_task(other_run, headline),
-                _by_task(other_run, other),
-                _by_task(run, headline),
-                _by_task(run, method),
+                by_task(other_run, headline),
+                by_task(other_run, other),
+                by_task(run, headline),
+                by_task(run, method),
                 strict=True,
             )
         ]
@@ -82,7 +82,7 @@ def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> boo
     return not change.excludes(1)
 
 
-def _by_task(run: Run, method: str) -> list[list[Generation]]:
+def by_task(run: Run, method: str) -> list[list[Generation]]:
     """Answers of one method, for each task of the run."""
     found: dict[str, list[Generation]] = {task: [] for task in run.tasks}
     for item in run.of(method):

@@ -79,6 +79,11 @@ def small(value: float | None) -> str:
     return BLANK if value is None else f"{value:.3g}"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """Seconds in milliseconds, without the unit."""
+    return BLANK if seconds is None else f"{seconds * 1e3:.1f}"
+
+
 def gibibytes(value: float | None) -> str:
     """A number of bytes in GiB."""
     return BLANK if value is None else f"{value / 2**30:.2f}"

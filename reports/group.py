@@ -54,6 +54,16 @@ class Comparison:
         scope = "" if samples == self.first.tasks else f" ({', '.join(samples)})"
         return f"samples: not the benchmark{scope}"
 
+    @property
+    def has_trees(self) -> bool:
+        """Whether some method offered more than one path in a round."""
+        return any(
+            item.is_tree
+            for run in self.runs
+            for answer in run.generations
+            for item in answer.rounds or ()
+        )
+
     def ranked(self) -> list[tuple[Run, Mapping[str, Any]]]:
         """Methods with their runs: drafters, fastest first; then oracles; then baselines."""
         methods = [(run, item) for run in self.runs for item in run.methods]

@@ -10,10 +10,11 @@ from harness import metrics
 from harness.distribution import describe_check
 from harness.paired import or_none
 from harness.verdicts import tally
-from reports import differences, load_mark
+from reports import differences, load_mark, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.group import Comparison, competes, is_oracle
+from reports.policy_costs import cost_note
 from reports.run import Run, processes_a_host
 from reports.tables import OVERALL
 
@@ -122,11 +123,14 @@ def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]
 
 def _draft_cells(item: Mapping[str, Any]) -> tuple[Cell, Cell]:
     block, size = item.get("block_size"), item.get("draft_vocab_size")
-    draft = form.text(item.get("draft"))
-    return (
-        Cell(text=form.text(block), value=block),
-        Cell(text=f"{draft}, {form.count(size)} tokens" if size else draft),
-    )
+    words = [form.text(item.get("draft"))]
+    if size:
+        words.append(f"{form.count(size)} tokens")
+    # A label hides the settings of policies from the name.
+    stack = policies.stack(item)
+    if stack not in item["method"]:
+        words.append(stack)
+    return Cell(text=form.text(block), value=block), Cell(text=", ".join(words))
 
 
 def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> list[Cell]:
@@ -227,6 +231,8 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "
                 "an upper bound, not a drafter, and not ranked."
             )
+        if cost := cost_note(group, run, item):
+            found.append(cost)
         if 0 < left_out < total:
             found.append(f"{left_out} of {total} answers of {method} have no rounds: not in τ.")
         if unpaired:

@@ -20,6 +20,7 @@ from reports.grid import Table
 from reports.group import Comparison
 from reports.leaderboard import lead, main_table, notes
 from reports.page import render
+from reports.policy_tables import policy_tables
 from reports.quality import quality_table
 from reports.run import comparable_groups, load_run
 from reports.spread_tables import repeat_table, seed_table
@@ -85,6 +86,7 @@ def _section(group: Comparison) -> Section:
     target = group.first.config["target"]
     hardware = group.first.environment["hardware"]
     tables = (
+        *policy_tables(group),
         quality_table(group),
         details.difference_table(group),
         *details.position_tables(group),

@@ -14,6 +14,7 @@ from harness.spread import spread
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
+from reports.policies import stack
 from reports.run import Run
 from reports.tables import OVERALL
 
@@ -119,7 +120,7 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
         if "seed" not in training:
             continue
         score = group.score(run, item["method"])
-        name = str(item.get("drafter", item["method"]))
+        name = "+".join(filter(None, (str(item.get("drafter", item["method"])), stack(item))))
         by_seed = found.setdefault((name, recipe(item, training)), {})
         by_seed.setdefault(training["seed"], []).append((score["tau"], score["speedup"]))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import median
 
 from harness import metrics
 from harness.metrics import NoData
@@ -63,7 +62,7 @@ def _cells(
     cost = times.round_s / ar_loop.round_s
     return (
         group.label(run, method),
-        *(_ms(median(part)) for part in (times.draft_s, times.verify_s, times.commit_s)),
+        *map(_ms, times.medians.values()),
         Cell(text=form.ratio(cost), value=cost),
         Cell(text=form.ratio(tau), value=tau),
         Cell(text=form.times(predicted), value=predicted),
@@ -74,6 +73,4 @@ def _cells(
 
 
 def _ms(seconds: float | None) -> Cell:
-    if seconds is None:
-        return Cell(text=form.BLANK)
-    return Cell(text=f"{seconds * 1e3:.1f}", value=seconds)
+    return Cell(text=form.milliseconds(seconds), value=seconds)

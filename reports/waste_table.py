@@ -35,7 +35,8 @@ def waste_table(group: Comparison) -> Table | None:
     return Table(
         title="Correct draft tokens thrown away",
         note="Slots are draft tokens and bonuses; Waste, below, says what is accepted and what is "
-        "correct. Left out of every share: slots behind the end of an answer.",
+        "correct. Left out of every share: slots behind the end of an answer."
+        + (_OF_TREES if group.has_trees else ""),
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),
@@ -49,6 +50,9 @@ def waste_table(group: Comparison) -> Table | None:
         rows=tuple(rows),
         badge=group.badge,
     )
+
+
+_OF_TREES = " Trees have a blank: records hold one path of each, not every slot."
 
 
 def _cells(tasks: Sequence[Slots | None]) -> list[Cell]:

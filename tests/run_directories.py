@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from drafters.options import DrafterOptions
 from harness import audit_records
 from harness.audit_records import Audit
 from harness.records import Failure, Generation, Record, Round, to_json
@@ -75,6 +76,14 @@ def drafter(method: str, **fields: Any) -> dict[str, Any]:
     """A drafter as ``config.json`` describes it."""
     facts = {"kind": "drafter", "drafter": method, "block_size": 8, "draft": "argmax"}
     return {"method": method, **facts, "checkpoint": None, **fields}
+
+
+def asked(text: str, **fields: Any) -> dict[str, Any]:
+    """The drafter that ``--drafter`` asks for with ``text``."""
+    options = DrafterOptions.parse(text)
+    policies = [{"policy": item.name, "settings": dict(item.settings)} for item in options.policies]
+    facts = {"drafter": options.name, "policies": policies, "argument": options.argument}
+    return drafter(options.method, **facts, **fields)
 
 
 BASELINES = [

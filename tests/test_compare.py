@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from run_directories import (
     BASELINES,
     ENVIRONMENT,
+    asked,
     config,
     drafter,
     failure,
@@ -300,6 +301,43 @@ def test_versions_and_drafters_are_noted_not_refused() -> None:
         "combined: weights – in A and abababababab in B",
     )
     assert all(note in page(found) for note in found.notes)
+
+
+def test_settings_that_a_label_hides_are_noted() -> None:
+    """Without a label another setting is another name, and so another method."""
+    sides = []
+    for run_id, budget in (("a", 16), ("b", 32)):
+        tree = asked(f"ngram+ddtree:budget={budget}@tree")
+        facts = settings(run_id=run_id)
+        facts["methods"][3] = tree
+        made = [
+            dataclasses.replace(item, method=tree["method"]) if item.method == "ngram" else item
+            for item in RECORDS
+        ]
+        sides.append(run_of(made, facts))
+    found = compare(*sides, allow_different=False)
+    note = "ngram+ddtree@tree: policies ddtree:budget=16 in A and ddtree:budget=32 in B"
+    assert found.notes == (note,)
+    assert change(found, "ngram+ddtree@tree").speed_ratio.value == 1
+
+
+def test_names_with_settings_are_names_like_any_other() -> None:
+    tree = asked("combined+ddtree:budget=16+adl:k_min=4:rho=0.5")
+    name = "combined+ddtree:budget=16+adl:k_min=4:rho=0.5"
+    facts = settings(run_id="b")
+    facts["methods"][3] = tree
+    made = [
+        dataclasses.replace(item, method=name) if item.method == "ngram" else item
+        for item in RECORDS
+    ]
+    found = compare(
+        run_of(made, {**facts, "run_id": "a"}), run_of(made, facts), allow_different=False
+    )
+    assert slower_methods(found, 0.98) == []
+    assert f"| {name} " in page(found)
+    assert {item["method"] for item in json.loads(json.dumps(summary(found)))["changes"]} == {
+        *("ar_loop", "hf_generate", "combined", name)
+    }
 
 
 def with_plugins(**digests: str) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from mangle import mangled_bytes, mangled_json, mangled_lines, mangled_object, texts
 from pyarrow import parquet
-from run_directories import BASELINES, ENVIRONMENT, config, drafter, simulated_records
+from run_directories import BASELINES, ENVIRONMENT, asked, config, drafter, simulated_records
 from test_block_diffusion import small_config
 
 from drafters.block_diffusion import checkpoint
@@ -378,9 +378,11 @@ def run_bodies() -> dict[str, Any]:
         *BASELINES,
         drafter("combined", checkpoint=checkpoint_facts),
         drafter("combined@1", drafter="combined", checkpoint=other_seed),
+        asked("combined+ddtree:budget=7"),
     ]
-    speeds = {"ar_loop": 0.02, "hf_generate": 0.02, "combined": 0.03, "combined@1": 0.03}
-    records = simulated_records(settings, {"combined": 0.5, "combined@1": 0.5}, speeds)
+    speeds = {str(item["method"]): 0.03 for item in settings["methods"]}
+    quality = dict.fromkeys(list(speeds)[len(BASELINES) :], 0.5)
+    records = simulated_records(settings, quality, speeds)
     keyed = {key_of(item): item for item in records}
     audits = [
         make_audit(

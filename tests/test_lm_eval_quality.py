@@ -63,6 +63,15 @@ def test_methods_are_scored_compared_and_written(
     assert texts["ar_loop"] == texts["ngram"] and all(texts["ar_loop"])
 
 
+def test_a_method_with_a_colon_in_its_name_has_files(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As names with settings have; lm-eval writes no such character."""
+    assert main([*flags, "--drafter", "ngram@n:4", "--limit", "1"]) == 0
+    assert "| ngram@n:4 |" in capsys.readouterr().out
+    assert len(list((tmp_path / "out" / "ngram@n__4").glob("*.json*"))) == 2
+
+
 def test_an_evaluation_goes_on_where_it_was_cut_off(
     flags: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,6 +257,15 @@ def test_speedup_change_by_hand() -> None:
     assert metrics.speedup_change(before, before) == 1.0
 
 
+def test_tau_change_by_hand() -> None:
+    """The second method gains 2 - 1 on one drafter and 4 - 2 on the other."""
+    ones, twos, fours = answers([[0, 0]]), answers([[1, 1]]), answers([[3, 3]])
+    assert metrics.tau_change((ones, twos), (twos, fours)) == 1
+    assert metrics.tau_change((twos, fours), (ones, twos)) == -1
+    with pytest.raises(NoData):
+        metrics.tau_change((ones, []), (twos, fours))
+
+
 def many(num: int, seed: int, factor: float = 1.0) -> list[Generation]:
     """Conversations of uneven length and speed; other seeds have other acceptance."""
     draw = random.Random(seed)
@@ -274,6 +283,27 @@ def test_differences_with_themselves_are_none() -> None:
     assert (tau.value, tau.low, tau.high) == (0, 0, 0) and not tau.excludes(0)
     same = paired.speedup_change([((one, other), (one, other))])
     assert (same.value, same.low, same.high) == (1, 1, 1) and not same.excludes(1)
+
+
+def test_a_gain_that_is_the_same_twice_is_no_change() -> None:
+    """However much it varies over prompts: both gains see the same draws."""
+    one, other = many(20, 0), many(20, 1)
+    same = paired.tau_change([((one, other), (one, other))])
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_a_gain_over_no_gain_changes_by_itself() -> None:
+    tasks = [(many(num, seed), many(num, seed + 1)) for num, seed in ((20, 0), (15, 2))]
+    alone = paired.tau_difference(tasks)
+    assert alone.has_interval
+    assert paired.tau_change([((one, one), (one, other)) for one, other in tasks]) == alone
+
+
+def test_gains_on_different_conversations_have_no_interval() -> None:
+    one, other = many(20, 0), many(20, 1)
+    found = paired.tau_change([((one[:15], other), (one, other))])
+    assert found.value == pytest.approx(metrics.tau_change((one[:15], other), (one, other)))
+    assert not found.has_interval
 
 
 def test_swapping_sides_turns_a_difference_around() -> None:

@@ -564,6 +564,26 @@ def test_waste_is_shown_by_task_and_blank_for_trees(tmp_path: Path) -> None:
     assert "Correct draft tokens" not in leaderboard_text([run])
 
 
+def test_tables_that_know_chains_say_what_they_make_of_trees(tmp_path: Path) -> None:
+    chain = generation(accepted=[3, 1, 4], cut=1)
+    assert chain.rounds is not None
+    branched = tuple(dataclasses.replace(item, nodes=item.nodes + 1) for item in chain.rounds)
+    tree = dataclasses.replace(chain, method="tree", rounds=branched)
+    loop = generation(method="ar_loop", accepted=[0] * 10, depth=0)
+    facts = config(methods=[BASELINES[0], drafter("combined"), drafter("tree")])
+    notes = {
+        "Joint acceptance J(k)": "A tree offers as many as its longest path",
+        "Conditional acceptance C(k)": "Where a tree accepted a shorter path to its end",
+        "Correct draft tokens thrown away": "Trees have a blank",
+    }
+    for made in ([loop, chain], [loop, chain, tree]):
+        path = write_run(tmp_path / str(len(made)), made, facts)
+        sections = leaderboard_text([path]).split("\n### ")
+        for title, note in notes.items():
+            (section,) = (part for part in sections if part.startswith(title))
+            assert (note in section) == (tree in made)
+
+
 def test_one_drafter_has_nothing_to_differ_from(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", records(), settings())
     assert "Differences between drafters" not in leaderboard_text([run])

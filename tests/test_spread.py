@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_directories import BASELINES, config, drafter, generation, source, write_run
+from run_directories import BASELINES, asked, config, drafter, generation, source, write_run
 
 from harness.errors import UserError
 from harness.metrics import NoData
@@ -126,6 +126,30 @@ def test_training_seeds_are_grouped(tmp_path: Path) -> None:
     # Seed 1 was measured twice, at 3 and at 5 tokens a round.
     assert rows(leaderboard_text([first]), "Over training seeds") == [
         ["combined", "0, 1", "3.00 ± 1.41 (n = 2)", "3.00 ± 1.41 (n = 2)"]
+    ]
+
+
+def test_seeds_are_grouped_within_a_test_time_method(tmp_path: Path) -> None:
+    """What a policy adds is no spread over seeds, and neither are its settings."""
+    texts = [
+        f"combined{policy}@seed{seed}" for policy in ("", "+ddtree:budget=4") for seed in (0, 1)
+    ]
+    methods = [
+        asked(text, checkpoint=trained(int(text[-1]))) for text in (*texts, "combined+ddtree@9")
+    ]
+    made: list[Record] = [
+        generation(method="ar_loop", accepted=[0] * 12, depth=0, decode_s=12.0),
+    ]
+    for item, tau in zip(methods, (1, 2, 3, 4, 6), strict=True):
+        accepted = [tau - 1] * (12 // tau)
+        made.append(
+            generation(method=item["method"], accepted=accepted, decode_s=float(len(accepted)))
+        )
+    facts = config(methods=[BASELINES[0], *methods], tasks=[task("gsm8k")])
+    text = leaderboard_text([write_run(tmp_path / "run", made, facts)])
+    assert sorted(rows(text, "Over training seeds")) == [
+        ["combined", "0, 1", "1.50 ± 0.71 (n = 2)", "1.50 ± 0.71 (n = 2)"],
+        ["combined+ddtree:budget=4", "0, 1", "3.50 ± 0.71 (n = 2)", "3.50 ± 0.71 (n = 2)"],
     ]
 
 

@@ -15,7 +15,7 @@ from harness.clock import FakeClock
 from harness.errors import UserError
 from harness.sampling import Sampling
 from harness.stage_clock import stage_times
-from harness.stages import Stages, StageTimes, predicted_speedup, read_stages
+from harness.stages import Stages, StageTimes, part_costs, predicted_speedup, read_stages
 from reports.render import leaderboard_text
 
 
@@ -106,6 +106,20 @@ def test_methods_take_turns_and_one_that_fails_stops_no_other(
 
 def test_prediction() -> None:
     assert predicted_speedup(3.0, times(1, 4, 1), times(0, 4, 0)) == pytest.approx(2.0)
+
+
+def test_costs_of_a_token_by_hand() -> None:
+    """τ doubles; the draft does too, the pass takes three times as long, the commit as long."""
+    costs = part_costs(4.0, times(2, 12, 1), 2.0, times(1, 4, 1))
+    shown = [(item.part, item.token_s, item.other_token_s, item.ratio) for item in costs]
+    assert shown == [("verify", 3, 2, 1.5), ("draft", 0.5, 0.5, 1), ("commit", 0.25, 0.5, 0.5)]
+    assert [item.added_s for item in costs] == [1, 0, -0.25]
+
+
+def test_seconds_decide_which_part_costs_most_and_not_ratios() -> None:
+    costs = part_costs(2.0, times(1, 6, 0.5), 2.0, times(0, 4, 0.1))
+    assert [item.part for item in costs] == ["verify", "draft", "commit"]
+    assert [item.ratio for item in costs] == [1.5, None, pytest.approx(5)]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,10 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("    answers = timed(generations)\n    tokens", "    answers = generations\n    tokens"),
         ("return pairs(timed(baseline), timed(method))", "return pairs(baseline, method)"),
         ("return speedup(*second) / speedup(*first)", "return speedup(*first) / speedup(*second)"),
+        (
+            "return tau_difference(*second) - tau_difference(*first)",
+            "return tau_difference(*first) - tau_difference(*second)",
+        ),
     ),
     "harness/positions.py": (
         ("int(weight[accepted == k].sum())", "int((accepted == k).sum())"),
@@ -182,7 +186,7 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("return (self.accepted + self.bonus) / self.judged", "return self.accepted / self.judged"),
         ("self.wasted / (self.accepted + self.bonus", "self.wasted / (self.accepted"),
         ("correct = self.accepted + self.wasted", "correct = self.accepted"),
-        ("if any(item.nodes != item.depth", "if all(item.nodes != item.depth"),
+        ("if any(item.is_tree", "if all(item.is_tree"),
         (
             "new_tokens[start + 1 : start + 1 + item.depth]",
             "new_tokens[start : start + item.depth]",
