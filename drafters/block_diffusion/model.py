@@ -19,6 +19,7 @@ from torch import nn
 
 from drafters.block_diffusion.block_attention import BlockLayout
 from drafters.block_diffusion.data import Blocks
+from targets.cascade import Pair, cascade_attention
 
 _POSITIVE = (
     "hidden_size",
@@ -167,6 +168,17 @@ class Attention(nn.Module):
         # Nothing is masked, so heads that share keys can be rows of one: keys are read once.
         stacked = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])
         out = F.scaled_dot_product_attention(stacked, keys, values).view(q.shape)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def attend_branches(self, q: torch.Tensor, context: Pair, own: Pair) -> torch.Tensor:
+        """Several blocks see one context, and each itself: to ``[B, K, D]``.
+
+        Args:
+            q: ``[B, H, K, E]``.
+            context: ``[1, G, L, E]`` each.
+            own: ``[B, G, K, E]`` each.
+        """
+        out = cascade_attention(q, context, own)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
 
