@@ -13,4 +13,6 @@ DRAFTERS: dict[str, Entry] = {
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }
 
-POLICIES: dict[str, Entry] = {}
+POLICIES: dict[str, Entry] = {
+    "d2sd": Entry("drafters.d2sd:build", "branches where the draft is likeliest to be refused"),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,16 +106,19 @@ def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
 
 
 def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
-    """The drafter; trained first where it has no checkpoint and that was asked for."""
+    """The drafter; what it lacks is trained first, where that was asked for."""
     from drafters.block_diffusion.checkpoint import MissingCheckpoint
 
-    try:
-        return build_drafter(target, options)
-    except MissingCheckpoint:
-        if not plan.config.train_if_missing:
-            raise
-    _train(options, plan)
-    return build_drafter(target, options)
+    trained: set[str] = set()
+    while True:
+        try:
+            return build_drafter(target, options)
+        except MissingCheckpoint as missing:
+            name = missing.drafter_name or options.name
+            if not plan.config.train_if_missing or name in trained:
+                raise
+        trained.add(name)
+        _train(dataclasses.replace(options, name=name), plan)
 
 
 def _train(options: DrafterOptions, plan: Plan) -> None:

@@ -32,6 +32,7 @@ class ObjectiveFacts(TypedDict):
     ce_until_error: NotRequired[bool]
     distill: NotRequired[float]
     reward: NotRequired[str]
+    prefix_decay: NotRequired[float | None]
 
 
 class DataFacts(TypedDict):

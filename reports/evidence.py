@@ -79,6 +79,8 @@ def _cross_entropy(objective: Mapping[str, Any]) -> str:
         words.append(f"{form.number(objective['distill'])} against the target's distribution")
     if objective.get("reward", "mean") != "mean":
         words.append(f"{form.text(objective['reward'])} reward")
+    if objective.get("prefix_decay") is not None:
+        words.append(f"behind a visible prefix, β = {form.number(objective['prefix_decay'])}")
     return ", ".join(words)
 
 

@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from drafters.base import Proposal
 from harness.errors import UserError
+from targets.cascade import cascade_attention
 
 GROUPED = "grouped"
 _OTHER_ARITHMETIC = ("softcap", "s_aux", "position_bias")
@@ -76,6 +77,9 @@ def tree_inputs(
 ) -> dict[str, Any]:
     """Positions by depth, and an ancestor mask for each kind of layer the model has.
 
+    Where `grouped_attention` cascades, on a CPU, a mask covers the pass's own rows only; layers
+    with a sliding window, whose rows differ in what they see of the prefix, keep a whole one.
+
     Args:
         config: the model's.
         proposal: below the pending token, which stands at ``past``.
@@ -85,12 +89,16 @@ def tree_inputs(
         dtype: of the mask.
     """
     positions = past + torch.tensor([0, *proposal.depths()], device=device)
-    visible = ancestor_visibility(proposal.parents, past, width, device)
-    mask = _by_layer(
-        config,
-        additive(visible, dtype),
-        lambda window: additive(within_window(visible, positions, past, window), dtype),
-    )
+    parents = proposal.parents
+    cascades = config._attn_implementation == GROUPED and device.type == "cpu"
+    seen, keys = (0, len(parents) + 1) if cascades else (past, width)
+
+    def sliding(window: int) -> torch.Tensor:
+        visible = ancestor_visibility(parents, past, width, device)
+        return additive(within_window(visible, positions, past, window), dtype)
+
+    full = additive(ancestor_visibility(parents, seen, keys, device), dtype)
+    mask = _by_layer(config, full, sliding)
     return {"attention_mask": mask, "position_ids": positions[None]}
 
 
@@ -154,12 +162,20 @@ def grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention in transformers' interface: ``[B, heads, q, D]`` in, ``[B, q, heads, D]`` out."""
+    """Attention in transformers' interface: ``[B, heads, q, D]`` in, ``[B, q, heads, D]`` out.
+
+    A mask narrower than the keys is about the last of them; those before are hidden from no row.
+    """
     _require_plain(kwargs)
     rows, share = query.shape[2], query.shape[1] // key.shape[1]
     sdpa = torch.nn.functional.scaled_dot_product_attention
     if attention_mask is None and rows > 1:
         output = sdpa(query, key, value, None, dropout, True, scale=scaling, enable_gqa=share > 1)
+    elif attention_mask is not None and attention_mask.shape[-1] < key.shape[2]:
+        past = key.shape[2] - attention_mask.shape[-1]
+        prefix = key[:, :, :past], value[:, :, :past]
+        local = key[:, :, past:], value[:, :, past:]
+        output = cascade_attention(query, prefix, local, attention_mask, scaling)
     else:
         # One row without a mask, too: with enable_gqa it would take five times as long.
         stacked = query.reshape(query.shape[0], key.shape[1], share * rows, -1)

@@ -108,13 +108,14 @@ def test_golden_markdown(tmp_path: Path) -> None:
 
 def test_the_page_says_what_else_an_objective_has(tmp_path: Path) -> None:
     other = {"alpha_ce": 0.0, "dpace_alpha": 0.5, "ce_until_error": True, "reward": "log"}
-    objective = {**training()["objective"], **other, "distill": 0.25}
+    other |= {"distill": 0.25, "prefix_decay": 0.9}
+    objective = {**training()["objective"], **other}
     checkpoint = {**training(), "objective": objective}
     methods = [*BASELINES, drafter("combined", checkpoint=checkpoint)]
     run = write_run(tmp_path / "run", records(), config(methods=methods))
     assert (
         "| weighted_mean, α ce = 0, D-PACE α = 0.5, up to the first error, "
-        "0.25 against the target's distribution, log reward |"
+        "0.25 against the target's distribution, log reward, behind a visible prefix, β = 0.9 |"
     ) in leaderboard_text([run])
 
 

@@ -119,6 +119,7 @@ def test_training_json_says_what_was_done(config):
         "ce_until_error": False,
         "distill": 0.0,
         "reward": "mean",
+        "prefix_decay": None,
     }
     assert body["step"] == body["steps"] == 8
     assert body["seed"] == 0

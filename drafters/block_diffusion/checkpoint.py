@@ -43,6 +43,11 @@ _VOCABULARY = "draft_vocabulary.json"
 class MissingCheckpoint(UserError):
     """No drafter of this name has been trained for the target."""
 
+    def __init__(self, sentence: str, drafter_name: str | None = None) -> None:
+        super().__init__(sentence)
+        self.drafter_name = drafter_name
+        """Which one; a policy may need another than the run names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -114,7 +119,8 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     raise MissingCheckpoint(
         f"no {drafter_name} drafter has been trained for target {target_name}; run "
         f"`python -m harness train --drafter {drafter_name} --target {target_name}`, "
-        "or add --train-if-missing."
+        "or add --train-if-missing.",
+        drafter_name,
     )
 
 

@@ -114,3 +114,18 @@ def make_blocks(
     owner = np.repeat(np.arange(len(sequences)), [len(chosen) for chosen in anchors])
     parts = (owner, *(np.concatenate(x) for x in (anchors, tokens, labels, valid)))
     return Blocks(tuple(len(sequence.ids) for sequence in sequences), *map(torch.from_numpy, parts))
+
+
+def visible_prefix(coins: torch.Tensor, decay: float, depth: int) -> torch.Tensor:
+    """How many drafts each block shows: l in 0 … depth − 1 with Pr(l) ∝ decay^l.
+
+    Args:
+        coins: ``[N]`` float64, uniform in [0, 1): the draws, whatever the decay.
+        decay: β, above 0.
+        depth: drafts of a block, K − 1.
+
+    Source: arXiv 2606.04446, Eq. 6.
+    """
+    mass = decay ** torch.arange(depth, dtype=torch.float64, device=coins.device)
+    ends = mass.cumsum(0)[:-1] / mass.sum()
+    return (coins[:, None] >= ends).sum(1)

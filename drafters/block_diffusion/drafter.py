@@ -1,6 +1,6 @@
 """A trained block-diffusion drafter in the decoding loop: one pass a block, context cached.
 
-Source: DFlash, arXiv 2602.06036; positions and cache as in its public implementation.
+Source: DFlash, arXiv 2602.06036.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 
 from drafters.base import Marginals, Proposal
 from drafters.block_diffusion import checkpoint
+from drafters.block_diffusion.context import Context
 from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.options import DrafterOptions
@@ -21,9 +22,6 @@ from harness.verify import Verdict, best_tokens
 from targets.base import Target
 from targets.packed import can_pack, pack_linear_layers
 from targets.transformers_lm import TransformersTarget
-
-_GROWTH = 512
-"""Rows by which the context cache grows."""
 
 
 def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
@@ -48,33 +46,6 @@ def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
         vocabulary=found.vocabulary if options.draft_vocab == "trained" else None,
         checkpoint=found.describe(),
     )
-
-
-class ContextCache:
-    """Keys and values of one layer: committed tokens, then the block in flight."""
-
-    def __init__(self) -> None:
-        self.keys = self.values = torch.empty(0)
-
-    def reserve(self, rows: int, like: torch.Tensor) -> None:
-        """Make room for ``rows`` rows, keeping what is there; ``like`` is ``[1, G, L, E]``."""
-        have = self.keys.shape[2] if self.keys.ndim == 4 else 0
-        if rows <= have:
-            return
-        _, groups, _, head = like.shape
-        size = -(-rows // _GROWTH) * _GROWTH
-        for name in ("keys", "values"):
-            fresh = like.new_zeros((1, groups, size, head))
-            if have:
-                fresh[:, :, :have] = getattr(self, name)
-            setattr(self, name, fresh)
-
-    def write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put rows ``[1, G, L, E]`` at ``start``."""
-        end = start + keys.shape[2]
-        self.reserve(end, keys)
-        self.keys[:, :, start:end] = keys
-        self.values[:, :, start:end] = values
 
 
 class BlockDiffusionDrafter:
@@ -104,13 +75,12 @@ class BlockDiffusionDrafter:
         self._embedding = target.embed_tokens.weight.detach()
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
         self._noise = self._embedding[ids] * config.input_embedding_scale
-        self._caches = [ContextCache() for _ in model.layers]
-        self._tables: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
+        self._context = Context(self.model)
         self.reset()
 
     def reset(self) -> None:
         """Forget the prompt; the buffers stay."""
-        self._length = 0
+        self._context.clear()
         self._sampling = Sampling()
 
     def start(
@@ -120,11 +90,11 @@ class BlockDiffusionDrafter:
         self.reset()
         self._sampling = sampling
         self._generator = sampling.generator("draft", self._noise.device)
-        self._extend(features)
+        self._context.extend(features)
 
     def observe(self, verdict: Verdict, features: torch.Tensor | None) -> None:
         """Add the pending token and the accepted ones to the context."""
-        self._extend(features)
+        self._context.extend(features)
 
     @torch.inference_mode()
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
@@ -139,42 +109,47 @@ class BlockDiffusionDrafter:
     @torch.inference_mode()
     def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
         """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded."""
-        if len(prefix_ids) != self._length:
-            raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
+        self._require(prefix_ids)
         hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        return Marginals(scaled(self.head.logits(hidden), self.model.config), self.head.vocabulary)
+        return Marginals(self._logits(hidden), self.head.vocabulary)
 
     @torch.inference_mode()
-    def _extend(self, features: torch.Tensor | None) -> None:
-        """Keys and values of newly committed tokens ``[L, F]``, once, in every layer."""
-        assert features is not None
-        end = self._length + features.shape[0]
-        cos, sin = self._positions(self._length, end)
-        context = self.model.context(features[None])
-        for layer, cache in zip(self.model.stack(), self._caches, strict=True):
-            cache.write(self._length, *layer.self_attn.keys_values(context, cos, sin))
-        self._length = end
+    def continuations(
+        self, prefix_ids: Sequence[int], pending: int, chain: torch.Tensor, kept: torch.Tensor
+    ) -> torch.Tensor:
+        """Chains that begin as ``chain`` does and go on with the best tokens: one pass for all.
+
+        Args:
+            prefix_ids: as in `propose`.
+            pending: as in `propose`.
+            chain: ``[n]`` tokens behind ``pending``, n below the block size.
+            kept: ``[B]`` int64, how many of them each chain keeps and shows the drafter; below n.
+
+        Returns:
+            ``[B, n]``.
+        """
+        self._require(prefix_ids)
+        n = chain.shape[0]
+        masked = torch.arange(n, device=chain.device) >= kept[:, None]
+        noise = self._noise.repeat(kept.shape[0], 1, 1)
+        noise[:, 0] = self._embedding[pending] * self.model.config.input_embedding_scale
+        shown = self._embedding[chain] * self.model.config.input_embedding_scale
+        noise[:, 1 : n + 1] = torch.where(masked[..., None], noise[:, 1 : n + 1], shown)
+        # Rows that nobody reads would cost the head more than a GPU's waiting here.
+        hidden = self._context.outputs(noise)[:, 1 : n + 1][masked]
+        tokens = self.head.token_ids(best_tokens(self._logits(hidden)))
+        return chain.expand(kept.shape[0], -1).masked_scatter(masked, tokens)
 
     def _block(self, pending: int) -> torch.Tensor:
-        """Outputs ``[K, D]``; the block's keys and values stand behind the context for one pass."""
-        end = self._length + self.block_size
-        cos, sin = self._positions(self._length, end)
+        """Outputs ``[K, D]`` of the block that begins with ``pending``."""
         x = self._noise.clone()
         x[0] = self._embedding[pending] * self.model.config.input_embedding_scale
-        x = x[None]
-        for layer, cache in zip(self.model.stack(), self._caches, strict=True):
-            h = layer.input_layernorm(x)
-            attention = layer.self_attn
-            cache.write(self._length, *attention.keys_values(h, cos, sin))
-            queries = attention.queries(h, cos, sin)
-            keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]
-            x = layer.finish(x, attention.attend_cached(queries, keys, values))
-        return self.model.norm(x)[0]
+        return self._context.outputs(x[None])[0]
 
-    def _positions(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows ``start … end − 1`` of the rotary tables, which grow as needed."""
-        if self._tables[0].ndim < 4 or self._tables[0].shape[2] < end:
-            rows = torch.arange(-(-end // _GROWTH) * _GROWTH, device=self._noise.device)
-            self._tables = self.model.rope(rows[None], self._noise)
-        cos, sin = self._tables
-        return cos[:, :, start:end], sin[:, :, start:end]
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return scaled(self.head.logits(hidden), self.model.config)
+
+    def _require(self, prefix_ids: Sequence[int]) -> None:
+        have = self._context.length
+        if len(prefix_ids) != have:
+            raise ValueError(f"context has {have} rows for {len(prefix_ids)} tokens")

@@ -19,6 +19,7 @@ from torch import nn
 
 from drafters.block_diffusion.block_attention import BlockLayout
 from drafters.block_diffusion.data import Blocks
+from targets.cascade import Pair, cascade_attention
 
 _POSITIVE = (
     "hidden_size",
@@ -169,6 +170,17 @@ class Attention(nn.Module):
         out = F.scaled_dot_product_attention(stacked, keys, values).view(q.shape)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
+    def attend_branches(self, q: torch.Tensor, context: Pair, own: Pair) -> torch.Tensor:
+        """Several blocks see one context, and each itself: to ``[B, K, D]``.
+
+        Args:
+            q: ``[B, H, K, E]``.
+            context: ``[1, G, L, E]`` each.
+            own: ``[B, G, K, E]`` each.
+        """
+        out = cascade_attention(q, context, own)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
 
 class MLP(nn.Module):
     """SwiGLU."""
@@ -223,18 +235,27 @@ class BlockDiffusionModel(nn.Module):
         return self.hidden_norm(self.fc(features))
 
     def drafts(
-        self, blocks: Blocks, features: torch.Tensor, embedding: torch.Tensor
+        self,
+        blocks: Blocks,
+        features: torch.Tensor,
+        embedding: torch.Tensor,
+        visible: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Outputs ``[N, K − 1, D]`` of the masks behind each block's anchor.
+        """Outputs ``[N, K − 1, D]`` behind each block's anchor.
 
         Args:
             blocks: their K may differ from the model's.
             features: as in `forward`.
             embedding: ``[V, D]``, the target's.
+            visible: ``[N]``, labels of each block that stand in it; masks are behind them. None
+                shows none.
         """
         num_blocks, depth = blocks.labels.shape
         ids = blocks.tokens.new_full((num_blocks, depth + 1), self.config.mask_token_id)
         ids[:, 0] = blocks.tokens
+        if visible is not None:
+            shown = torch.arange(depth, device=ids.device) < visible[:, None]
+            ids[:, 1:] = torch.where(shown, blocks.labels, ids[:, 1:])
         noise = embedding[ids] * self.config.input_embedding_scale
         outputs: torch.Tensor = self(noise, features, blocks)
         return outputs[:, 1:]

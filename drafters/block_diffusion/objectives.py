@@ -50,6 +50,9 @@ class Objective:
     """Share of the cross-entropy taken against the target's distribution, not its token's."""
     reward: Reward = "mean"
     """What is taken of a block's survival ρ_k: ``mean`` is Eq. 12, ``log`` is log(1 + Σ ρ_k)."""
+    prefix_decay: float | None = None
+    """β of a visible prefix: the drafter is shown the first l drafts of a block, Pr(l) ∝ β^l, and k
+    counts from there in all terms (arXiv 2606.04446, Eq. 6–7). None shows the anchor alone."""
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -64,6 +67,8 @@ class Objective:
             raise ValueError(f"dpace_alpha must be from 0 to 1, not {self.dpace_alpha}")
         if not 0 <= self.distill <= 1:
             raise ValueError(f"distill must be from 0 to 1, not {self.distill}")
+        if self.prefix_decay is not None and not 0 < self.prefix_decay <= 1:
+            raise ValueError(f"prefix_decay must be above 0 and at most 1, not {self.prefix_decay}")
         if self.ce_reduction not in ("weighted_mean", "block_sum"):
             raise ValueError(f"ce_reduction {self.ce_reduction!r} is unknown")
         if self.reward not in ("mean", "log"):
@@ -97,6 +102,11 @@ OBJECTIVES: dict[str, Objective] = {
     # With 15, Σ ρ_k of a block of 16; Adam hardly sees the factor.
     "streak": Objective(
         alpha_ce=0, alpha_chain=15, description="chain reward alone, as SpecDiff-2 (2511.00606)"
+    ),
+    "vp": Objective(
+        gamma=7,
+        prefix_decay=0.9,
+        description="second drafter of D²SD, goes on behind a given prefix (arXiv 2606.04446)",
     ),
 }
 

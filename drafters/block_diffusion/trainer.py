@@ -205,6 +205,7 @@ def _step(
                 variant.objective,
                 replicas.sum,
                 part.expected,
+                part.visible(variant.objective),
             )
             (loss.total * share).backward()
             parts = (loss.total, loss.cross_entropy, loss.first_error, loss.chain_reward)
@@ -222,8 +223,8 @@ def _step(
 def measure(variants: Iterable[Variant], bench: Workbench, config: TrainConfig) -> None:
     """Training-time accepted length on held-back prompts, over the training vocabulary.
 
-    Fixed anchors; leading argmax matches a block plus the bonus token; a token outside the
-    vocabulary is a miss. Appended to the history.
+    Fixed anchors, nothing behind them visible; leading argmax matches a block plus the bonus token;
+    a token outside the vocabulary is a miss. Appended to the history.
     """
     chosen = bench.replicas.share(bench.corpus.held_back[:_EVAL_SEQUENCES])
     variants = list(variants)

@@ -68,19 +68,22 @@ def block_loss(
     objective: Objective,
     reduce: Reduce = identity,
     expected: torch.Tensor | None = None,
+    visible: torch.Tensor | None = None,
 ) -> Loss:
     """Loss of some blocks; arguments as in `label_rows` and `objective_loss`.
 
     ``expected [T, D]`` is `head.expected_rows` of the target at every token, for objectives that
-    distil.
+    distil; ``visible`` goes with a prefix_decay. The loss of a block begins behind its visible
+    drafts, as if it were a block that begins there and ends where it ends.
     """
-    hidden, labels, valid = label_rows(model, blocks, features, head)
+    assert (visible is None) == (objective.prefix_decay is None)
+    hidden, labels, valid = label_rows(model, blocks, features, head, visible)
     blank = torch.zeros(valid.shape, dtype=torch.float32, device=valid.device)
     if hidden.dtype == torch.float64:
         blank = blank.double()
     soft_ce = None
     if expected is not None and objective.distill:
-        teacher = expected[teacher_rows(blocks)[valid]]
+        teacher = expected[teacher_rows(blocks, visible)[valid]]
         values, soft, hits = label_log_prob_and_soft_ce(hidden, head.lm_head, labels, teacher)
         soft_ce = blank.masked_scatter(valid, soft)
     else:
@@ -90,17 +93,25 @@ def block_loss(
     return objective_loss(log_p, correct, valid, objective, reduce, soft_ce)
 
 
-def teacher_rows(blocks: Blocks) -> torch.Tensor:
-    """``[N, K − 1]``: rows, of all sequences end to end, where the target predicts each label."""
+def teacher_rows(blocks: Blocks, visible: torch.Tensor | None = None) -> torch.Tensor:
+    """``[N, K − 1]``: rows, of all sequences end to end, where the target predicts each label.
+
+    The first is that of the first label behind the visible ones.
+    """
     lengths = torch.tensor(blocks.lengths, device=blocks.anchors.device)
     first = lengths.cumsum(0) - lengths
     offsets = torch.arange(blocks.labels.shape[1], device=lengths.device)
-    rows = (first[blocks.owner] + blocks.anchors)[:, None] + offsets
+    begins = blocks.anchors if visible is None else blocks.anchors + visible
+    rows = (first[blocks.owner] + begins)[:, None] + offsets
     return rows.clamp_max(sum(blocks.lengths) - 1)
 
 
 def label_rows(
-    model: BlockDiffusionModel, blocks: Blocks, features: torch.Tensor, head: SharedHead
+    model: BlockDiffusionModel,
+    blocks: Blocks,
+    features: torch.Tensor,
+    head: SharedHead,
+    visible: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The drafter's outputs where there is a label.
 
@@ -109,15 +120,31 @@ def label_rows(
         blocks: anchors and labels, on the model's device; their K may differ from the model's.
         features: ``[T, F]`` in the model's dtype.
         head: the target's shared parts.
+        visible: ``[N]`` int64, labels of each block that the drafter is shown; none by default.
 
     Returns:
         Outputs ``[M, D]`` and labels ``[M]`` (rows of ``head.lm_head``) of the valid offsets, and
-        which of ``[N, K − 1]`` those are.
+        which of ``[N, K − 1]`` those are. Offsets count from the first label that is not shown;
+        as many as are shown are missing at a block's end.
     """
-    out = model.drafts(blocks, features, head.embedding)
+    out = model.drafts(blocks, features, head.embedding, visible)
     labels = head.label_of[blocks.labels]
     valid = blocks.valid & (labels >= 0)
+    if visible is not None:
+        out, labels, valid = _behind(visible, out, labels, valid)
     return out[valid], labels[valid], valid
+
+
+def _behind(
+    visible: torch.Tensor, out: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The three, each block moved ``visible`` offsets to the front; the end is not valid."""
+    depth = valid.shape[1]
+    places = torch.arange(depth, device=visible.device) + visible[:, None]
+    inside = places < depth
+    places = places.clamp(max=depth - 1)
+    out = out.gather(1, places[..., None].expand_as(out))
+    return out, labels.gather(1, places), valid.gather(1, places) & inside
 
 
 def initial_model(

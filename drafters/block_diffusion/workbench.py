@@ -13,7 +13,13 @@ import torch
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
-from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
+from drafters.block_diffusion.data import (
+    Blocks,
+    batches,
+    draw_anchors,
+    make_blocks,
+    visible_prefix,
+)
 from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replicas import Replicas
@@ -35,11 +41,18 @@ class Pass:
         blocks: of all of them.
         features: ``[T, F]``, scaled.
         expected: ``[T, D]``, see `corpus.Corpus`; None where no objective distils.
+        coins: ``[N]`` float64 in [0, 1), one a block: what visible prefixes are drawn by.
     """
 
     blocks: Blocks
     features: torch.Tensor
     expected: torch.Tensor | None
+    coins: torch.Tensor
+
+    def visible(self, objective: Objective) -> torch.Tensor | None:
+        """``[N]`` drafts that each block shows; None where the objective shows none."""
+        decay, depth = objective.prefix_decay, self.blocks.labels.shape[1]
+        return None if decay is None else visible_prefix(self.coins, decay, depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +93,7 @@ class Workbench:
     def passes(self, indices: Sequence[int], step: int, config: TrainConfig) -> list[Pass | None]:
         """This process's share of a step; None where others have a pass and it has none.
 
-        The anchors depend on seed, step and sequence only.
+        Anchors and coins depend on seed, step and sequence only.
         """
         own = self.replicas.share(indices)
         largest = -(-len(indices) // self.replicas.place.size)
@@ -91,16 +104,23 @@ class Workbench:
             if not chosen:
                 found.append(None)
                 continue
+            draws = [np.random.default_rng([config.seed, step, i]) for i in chosen]
             anchors = [
-                draw_anchors(
-                    self.corpus.sequences[i],
-                    config.num_anchors,
-                    np.random.default_rng([config.seed, step, i]),
-                )
-                for i in chosen
+                draw_anchors(self.corpus.sequences[i], config.num_anchors, rng)
+                for i, rng in zip(chosen, draws, strict=True)
             ]
-            blocks = self.blocks(chosen, anchors, config.block_size)
-            found.append(Pass(blocks, self.features(chosen), self._expected(chosen)))
+            # After the anchors, which are then the same whether coins are used or not.
+            coins = np.concatenate(
+                [rng.random(len(own)) for rng, own in zip(draws, anchors, strict=True)]
+            )
+            found.append(
+                Pass(
+                    self.blocks(chosen, anchors, config.block_size),
+                    self.features(chosen),
+                    self._expected(chosen),
+                    torch.from_numpy(coins).to(self.device),
+                )
+            )
         return found
 
     def settings(self, config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,105 @@
+"""What a drafter keeps of the committed tokens, and the blocks it reads behind them.
+
+Source: DFlash, arXiv 2602.06036; positions and cache as in its public implementation.
+
+Shapes: B blocks, K block size, L rows, D hidden, F features, G key/value heads, E head size.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from drafters.block_diffusion.model import BlockDiffusionModel
+
+_GROWTH = 512
+"""Rows by which the context grows."""
+
+
+class LayerCache:
+    """Keys and values of one layer: committed tokens, then a block in flight."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = torch.empty(0)
+
+    def reserve(self, rows: int, like: torch.Tensor) -> None:
+        """Make room for ``rows`` rows, keeping what is there; ``like`` is ``[1, G, L, E]``."""
+        have = self.keys.shape[2] if self.keys.ndim == 4 else 0
+        if rows <= have:
+            return
+        _, groups, _, head = like.shape
+        size = -(-rows // _GROWTH) * _GROWTH
+        for name in ("keys", "values"):
+            fresh = like.new_zeros((1, groups, size, head))
+            if have:
+                fresh[:, :, :have] = getattr(self, name)
+            setattr(self, name, fresh)
+
+    def write(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Put rows ``[1, G, L, E]`` at ``start``."""
+        end = start + keys.shape[2]
+        self.reserve(end, keys)
+        self.keys[:, :, start:end] = keys
+        self.values[:, :, start:end] = values
+
+    def rows(self, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of the first ``end`` rows."""
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Context:
+    """The committed tokens in every layer of a drafter."""
+
+    def __init__(self, model: BlockDiffusionModel) -> None:
+        """``model`` where it stays, in the dtype it keeps."""
+        self._model = model
+        self._caches = [LayerCache() for _ in model.layers]
+        self._tables: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
+        self.length = 0
+
+    def clear(self) -> None:
+        """Forget the tokens; the buffers stay."""
+        self.length = 0
+
+    @torch.inference_mode()
+    def extend(self, features: torch.Tensor | None) -> None:
+        """Keys and values of newly committed tokens ``[L, F]``, once, in every layer."""
+        assert features is not None
+        end = self.length + features.shape[0]
+        cos, sin = self._positions(self.length, end)
+        context = self._model.context(features[None])
+        for layer, cache in zip(self._model.stack(), self._caches, strict=True):
+            cache.write(self.length, *layer.self_attn.keys_values(context, cos, sin))
+        self.length = end
+
+    @torch.inference_mode()
+    def outputs(self, noise: torch.Tensor) -> torch.Tensor:
+        """Outputs ``[B, K, D]`` of blocks ``[B, K, D]`` that all stand behind the context.
+
+        A block sees the context and itself. One block's keys and values stand behind the
+        context's for the pass; several read it together, and it is not copied for them.
+        """
+        num_blocks, size, _ = noise.shape
+        end = self.length + size
+        cos, sin = self._positions(self.length, end)
+        x = noise
+        for layer, cache in zip(self._model.stack(), self._caches, strict=True):
+            h = layer.input_layernorm(x)
+            attention = layer.self_attn
+            own = attention.keys_values(h, cos, sin)
+            queries = attention.queries(h, cos, sin)
+            if num_blocks == 1:
+                cache.write(self.length, *own)
+                attended = attention.attend_cached(queries, *cache.rows(end))
+            else:
+                attended = attention.attend_branches(queries, cache.rows(self.length), own)
+            x = layer.finish(x, attended)
+        return self._model.norm(x)
+
+    def _positions(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows ``start … end − 1`` of the rotary tables, which grow as needed."""
+        if self._tables[0].ndim < 4 or self._tables[0].shape[2] < end:
+            like = self._model.norm.weight
+            rows = torch.arange(-(-end // _GROWTH) * _GROWTH, device=like.device)
+            self._tables = self._model.rope(rows[None], like)
+        cos, sin = self._tables
+        return cos[:, :, start:end], sin[:, :, start:end]

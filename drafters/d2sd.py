@@ -1,0 +1,200 @@
+"""D²SD: a second drafter takes up the draft where the first one is likeliest to be refused.
+
+The first drafter's argmax chain says, by its own confidences, where it will break. From each of
+the K likeliest places a branch goes on, drafted by a second drafter that was trained to continue a
+given beginning; the target checks chain and branches in one pass, as one tree.
+
+Source: arXiv 2606.04446, Eq. 3–5.
+
+Shapes: n draft positions, B branches, V' columns of the first drafter's marginals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from drafters.base import Drafter, MarginalDrafter, Marginals, Proposal
+from drafters.block_diffusion.drafter import BlockDiffusionDrafter
+from drafters.block_diffusion.drafter import build as build_block_diffusion
+from drafters.options import DrafterOptions, PolicyOptions
+from drafters.policy import Policy, require_marginals
+from harness import registry
+from harness.errors import UserError
+from harness.sampling import Sampling
+from harness.verify import Verdict, best_tokens
+from targets.base import Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Settings of the policy ``d2sd``."""
+
+    top_k: int = 4
+    """Branches."""
+    second: str = "vp"
+    """Drafter of the branches: a name, or a directory or hub id (anything with a slash)."""
+    resample: bool = False
+    """Draw the branches from the first drafter's marginals instead; there is no second drafter."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {self.top_k}")
+        if self.resample and self.second != "vp":
+            raise ValueError("resample=on leaves no second drafter; give one of the two")
+
+
+def build(
+    inner: Drafter, target: Target, options: DrafterOptions, policy: PolicyOptions
+) -> D2SDDrafter:
+    """Branches from what ``inner`` believes, by a second drafter or by ``inner`` again.
+
+    Raises:
+        MissingCheckpoint: the second drafter has to be trained first.
+        UserError: a setting it cannot have, a sampled draft, or a drafter that does not fit.
+    """
+    settings = policy.read(Settings)
+    if options.draft == "sample":
+        raise UserError(
+            "d2sd starts from the argmax chain and cannot sample it; leave draft at None or argmax."
+        )
+    first = require_marginals(inner, options, policy)
+    second = None if settings.resample else _second(first, target, options, settings.second)
+    return D2SDDrafter(first, second, settings.top_k, target.device)
+
+
+def _second(
+    first: MarginalDrafter, target: Target, options: DrafterOptions, asked: str
+) -> BlockDiffusionDrafter:
+    """The second drafter, in blocks as deep as the first one's."""
+    name, argument = ("vp", asked) if "/" in asked else (asked, None)
+    if registry.resolve("drafters", name).path != registry.BLOCK_DIFFUSION:
+        raise UserError(
+            f"{name} cannot continue a block; second of policy d2sd must be a block-diffusion "
+            "drafter, as vp is."
+        )
+    second = build_block_diffusion(
+        target,
+        DrafterOptions(
+            name=name,
+            argument=argument,
+            block_size=first.max_nodes + 1,
+            draft_vocab=options.draft_vocab,
+        ),
+    )
+    if second.feature_layers != first.feature_layers:
+        raise UserError(
+            f"{asked} reads layers {second.feature_layers} of the target and {options.name} reads "
+            f"{first.feature_layers}; d2sd takes two drafters that were trained on the same layers."
+        )
+    return second
+
+
+class D2SDDrafter(Policy):
+    """See `drafters.base.Drafter`; proposes a chain and its branches as one tree.
+
+    Confidences are those of the draft itself, at temperature 1, whatever the run's. Without a
+    second drafter (the paper's ablation) a branch is drawn from the same marginals, at temperature
+    1 too: where it leaves the chain the chain's own token is left out, since the branch is for the
+    case that it is refused; every position behind is drawn by itself.
+    """
+
+    def __init__(
+        self,
+        first: MarginalDrafter,
+        second: BlockDiffusionDrafter | None,
+        top_k: int,
+        device: torch.device | str,
+    ) -> None:
+        super().__init__(first)
+        self.draft: Literal["argmax", "sample"] = "sample" if second is None else "argmax"
+        depth = first.max_nodes
+        self.max_nodes = depth + sum(depth - kept for kept in range(min(top_k, depth)))
+        if second is not None:
+            self.checkpoint = {**(self.checkpoint or {}), "second": second.checkpoint}
+        self._second = second
+        self._top_k = top_k
+        self._device = device
+
+    def start(
+        self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
+    ) -> None:
+        """Hand the prompt to both."""
+        super().start(prompt_ids, features, sampling)
+        self._generator = sampling.generator("draft", self._device)
+        if self._second is not None:
+            self._second.start(prompt_ids, features, sampling)
+
+    def observe(self, verdict: Verdict, features: torch.Tensor | None) -> None:
+        """Hand the verdict to both."""
+        super().observe(verdict, features)
+        if self._second is not None:
+            self._second.observe(verdict, features)
+
+    def reset(self) -> None:
+        """Forget the prompt."""
+        super().reset()
+        if self._second is not None:
+            self._second.reset()
+
+    @torch.inference_mode()
+    def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
+        """The argmax chain, and a branch from each of its likeliest ends."""
+        found = self.inner.marginals(prefix_ids, pending, budget)
+        columns = best_tokens(found.logits)
+        chain = found.token_ids(columns)
+        confidences = found.logits.float().softmax(-1).amax(-1)
+        posterior = rejection_posterior(confidences)
+        kept = posterior.topk(min(self._top_k, len(posterior))).indices
+        if self._second is None:
+            branches = resampled(found, columns, kept, self._generator)
+        else:
+            branches = self._second.continuations(prefix_ids, pending, chain, kept)
+        tokens, parents = _merged(torch.cat((chain[None], branches)).tolist())
+        return Proposal(torch.tensor(tokens, dtype=torch.int64, device=self._device), parents)
+
+
+def rejection_posterior(confidences: torch.Tensor) -> torch.Tensor:
+    """``[n]``: the chance r(i) that exactly the first i tokens of a chain are accepted (Eq. 4).
+
+    Args:
+        confidences: ``[n]``, the chance of each token, all before it accepted.
+    """
+    reached = confidences.cumprod(0)
+    before = torch.cat((reached.new_ones(1), reached[:-1]))
+    return before * (1 - confidences)
+
+
+def resampled(
+    found: Marginals, columns: torch.Tensor, kept: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Branches ``[B, n]`` of a chain, drawn from its own marginals.
+
+    Args:
+        found: the marginals.
+        columns: ``[n]``, the chain's columns in them.
+        kept: ``[B]``, how many tokens of the chain each branch keeps; below n.
+        generator: on the same device.
+    """
+    logits = found.logits.float()
+    drawn = torch.multinomial(
+        logits.softmax(-1), kept.shape[0], replacement=True, generator=generator
+    ).T
+    without = logits.scatter(1, columns[:, None], float("-inf")).softmax(-1)
+    instead = torch.multinomial(without[kept], 1, generator=generator)
+    places = torch.arange(columns.shape[0], device=kept.device)
+    drawn = torch.where(places == kept[:, None], instead, drawn)
+    return found.token_ids(torch.where(places < kept[:, None], columns, drawn))
+
+
+def _merged(chains: Iterable[Sequence[int]]) -> tuple[list[int], tuple[int, ...]]:
+    """Tokens and parents of the tree whose paths are ``chains`` and their beginnings."""
+    nodes: dict[tuple[int, int], int] = {}
+    for chain in chains:
+        node = -1
+        for token in chain:
+            node = nodes.setdefault((node, token), len(nodes))
+    return [token for _, token in nodes], tuple(parent for parent, _ in nodes)
