@@ -105,6 +105,7 @@ class BlockDiffusionDrafter:
         ids = torch.full((block_size,), config.mask_token_id, device=target.device)
         self._noise = self._embedding[ids] * config.input_embedding_scale
         self._caches = [ContextCache() for _ in model.layers]
+        self._spans = {layer.span for layer in model.stack()}
         self._tables: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
         self.reset()
 
@@ -128,8 +129,17 @@ class BlockDiffusionDrafter:
 
     @torch.inference_mode()
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
-        """A token at each position by itself."""
-        found = self.marginals(prefix_ids, pending, budget)
+        """A token at each position by itself; DFlash 2 chooses each behind the one before it."""
+        hidden = self._drafts(prefix_ids, pending, budget)
+        found = self._read(hidden)
+        selector = self.model.candidate_selector
+        if selector is not None and self.draft == "argmax":
+            return Proposal.chain(selector.best_chain(hidden, found, pending))
+        if selector is not None:
+            temperature = self._sampling.temperature
+            return Proposal.chain(
+                *selector.sampled_chain(hidden, found, pending, temperature, self._generator)
+            )
         if self.draft == "argmax":
             return Proposal.chain(found.token_ids(best_tokens(found.logits)))
         q = self._sampling.probs(found.logits)
@@ -138,11 +148,22 @@ class BlockDiffusionDrafter:
 
     @torch.inference_mode()
     def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
-        """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded."""
+        """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded.
+
+        Of DFlash 2 these are the base logits: its choice among them depends on the token before,
+        so it has no marginals of its own, and a policy put over it makes that choice instead.
+        """
+        return self._read(self._drafts(prefix_ids, pending, budget))
+
+    def _drafts(self, prefix_ids: Sequence[int], pending: int, budget: int) -> torch.Tensor:
+        """Outputs ``[n, D]`` at the draft positions within ``budget``."""
         if len(prefix_ids) != self._length:
             raise ValueError(f"context has {self._length} rows for {len(prefix_ids)} tokens")
-        hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
-        return Marginals(scaled(self.head.logits(hidden), self.model.config), self.head.vocabulary)
+        return self._block(pending)[1 : min(self.block_size, budget + 1)]
+
+    def _read(self, hidden: torch.Tensor) -> Marginals:
+        logits = scaled(self.head.logits(hidden), self.model.config)
+        return Marginals(logits, self.head.vocabulary)
 
     @torch.inference_mode()
     def _extend(self, features: torch.Tensor | None) -> None:
@@ -159,16 +180,19 @@ class BlockDiffusionDrafter:
         """Outputs ``[K, D]``; the block's keys and values stand behind the context for one pass."""
         end = self._length + self.block_size
         cos, sin = self._positions(self._length, end)
+        views = {s: s.view(self._length, self.block_size, cos.device) for s in self._spans}
         x = self._noise.clone()
         x[0] = self._embedding[pending] * self.model.config.input_embedding_scale
         x = x[None]
         for layer, cache in zip(self.model.stack(), self._caches, strict=True):
-            h = layer.input_layernorm(x)
+            h, correction = layer.enter(x)
             attention = layer.self_attn
             cache.write(self._length, *attention.keys_values(h, cos, sin))
             queries = attention.queries(h, cos, sin)
-            keys, values = cache.keys[:, :, :end], cache.values[:, :, :end]
-            x = layer.finish(x, attention.attend_cached(queries, keys, values))
+            first, seen = views[layer.span]
+            keys, values = cache.keys[:, :, first:end], cache.values[:, :, first:end]
+            attended = attention.attend_cached(queries, keys, values, seen)
+            x = layer.finish(x, attended, correction)
         return self.model.norm(x)[0]
 
     def _positions(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
