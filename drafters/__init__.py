@@ -8,7 +8,9 @@ DRAFTERS: dict[str, Entry] = {
     "focal": Entry(BLOCK_DIFFUSION, "block diffusion, first-error focal, α = 0.3 (Eq. 11)"),
     "chain": Entry(BLOCK_DIFFUSION, "block diffusion, chain reward, α = 40 (Eq. 12)"),
     "combined": Entry(BLOCK_DIFFUSION, "block diffusion, all three interventions (Eq. 13)"),
-    "dflash": Entry(BLOCK_DIFFUSION, "any published DFlash checkpoint: dflash=PATH_OR_HUB_ID"),
+    "dflash": Entry(
+        BLOCK_DIFFUSION, "any published DFlash or DFlash 2 checkpoint: dflash=PATH_OR_HUB_ID"
+    ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }

@@ -47,7 +47,7 @@ def small_config(target: toy.ToyTarget, block_size: int = BLOCK) -> DrafterConfi
         max_position_embeddings=128,
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         block_size=block_size,
-        mask_token_id=toy.VOCAB - 1,
+        mask_token_id=target.vocab_size - 1,
         target_layer_ids=(0, 2),
         num_target_layers=target.num_layers,
     )

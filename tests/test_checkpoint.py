@@ -249,7 +249,7 @@ def test_broken_config(target, saved, text):
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"attention_bias": True}, "attention_bias"),
         ({"layer_types": ["sliding_attention"] * 2}, "sliding_attention"),
-        ({"dflash_config": {"selector_rank": 8}}, "DFlash 2"),
+        ({"architectures": ["DSparkDraftModel"]}, "'DSparkDraftModel'"),
         ({"block_size": "big"}, "not a DFlash config"),
     ],
 )

@@ -1,7 +1,8 @@
 """Drafter checkpoints in the DFlash layout: config.json, model.safetensors, training.json.
 
-Published DFlash drafters load here, and what is written here loads in engines that serve DFlash.
-A drafter trained on part of the vocabulary also has draft_vocabulary.json, the ids of its tokens.
+Published DFlash and DFlash 2 drafters load here, and what is written here loads in engines that
+serve them. A drafter trained on part of the vocabulary also has draft_vocabulary.json, the ids of
+its tokens.
 """
 
 from __future__ import annotations

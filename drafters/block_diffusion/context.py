@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 
 from drafters.block_diffusion.model import BlockDiffusionModel
+from drafters.block_diffusion.span import Span
+from harness.errors import UserError
 
 _GROWTH = 512
 """Rows by which the context grows."""
@@ -41,9 +43,9 @@ class LayerCache:
         self.keys[:, :, start:end] = keys
         self.values[:, :, start:end] = values
 
-    def rows(self, end: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of the first ``end`` rows."""
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def rows(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of rows ``start … end − 1``."""
+        return self.keys[:, :, start:end], self.values[:, :, start:end]
 
 
 class Context:
@@ -53,6 +55,7 @@ class Context:
         """``model`` where it stays, in the dtype it keeps."""
         self._model = model
         self._caches = [LayerCache() for _ in model.layers]
+        self._spans = {layer.span for layer in model.stack()}
         self._tables: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
         self.length = 0
 
@@ -79,20 +82,27 @@ class Context:
         context's for the pass; several read it together, and it is not copied for them.
         """
         num_blocks, size, _ = noise.shape
-        end = self.length + size
-        cos, sin = self._positions(self.length, end)
+        cos, sin = self._positions(self.length, self.length + size)
+        views = {span: span.view(self.length, size, cos.device) for span in self._spans}
         x = noise
         for layer, cache in zip(self._model.stack(), self._caches, strict=True):
-            h = layer.input_layernorm(x)
+            h, correction = layer.enter(x)
             attention = layer.self_attn
             own = attention.keys_values(h, cos, sin)
             queries = attention.queries(h, cos, sin)
+            first, seen = views[layer.span]
             if num_blocks == 1:
                 cache.write(self.length, *own)
-                attended = attention.attend_cached(queries, *cache.rows(end))
+                keys, values = cache.rows(first, self.length + size)
+                attended = attention.attend_cached(queries, keys, values, seen)
+            elif layer.span == Span():
+                attended = attention.attend_branches(queries, cache.rows(0, self.length), own)
             else:
-                attended = attention.attend_branches(queries, cache.rows(self.length), own)
-            x = layer.finish(x, attended)
+                raise UserError(
+                    "a drafter with sliding or causal layers reads one block at a time; choose "
+                    "another second drafter for d2sd."
+                )
+            x = layer.finish(x, attended, correction)
         return self._model.norm(x)
 
     def _positions(self, start: int, end: int) -> tuple[torch.Tensor, torch.Tensor]:

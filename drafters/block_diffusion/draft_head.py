@@ -61,7 +61,7 @@ def scaled(logits: torch.Tensor, config: DrafterConfig) -> torch.Tensor:
     """Logits as the drafter's ``config.json`` has them: multiplied, then capped."""
     logits = logits * config.output_multiplier
     cap = config.final_logit_softcapping
-    return torch.tanh(logits / cap) * cap if cap else logits
+    return torch.tanh(logits / cap) * cap if cap is not None and cap > 0 else logits
 
 
 def _rows(head: nn.Linear, rows: torch.Tensor) -> nn.Module:

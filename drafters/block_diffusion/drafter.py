@@ -98,8 +98,17 @@ class BlockDiffusionDrafter:
 
     @torch.inference_mode()
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
-        """A token at each position by itself."""
-        found = self.marginals(prefix_ids, pending, budget)
+        """A token at each position by itself; DFlash 2 chooses each behind the one before it."""
+        hidden = self._drafts(prefix_ids, pending, budget)
+        found = self._read(hidden)
+        selector = self.model.candidate_selector
+        if selector is not None and self.draft == "argmax":
+            return Proposal.chain(selector.best_chain(hidden, found, pending))
+        if selector is not None:
+            temperature = self._sampling.temperature
+            return Proposal.chain(
+                *selector.sampled_chain(hidden, found, pending, temperature, self._generator)
+            )
         if self.draft == "argmax":
             return Proposal.chain(found.token_ids(best_tokens(found.logits)))
         q = self._sampling.probs(found.logits)
@@ -108,9 +117,19 @@ class BlockDiffusionDrafter:
 
     @torch.inference_mode()
     def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
-        """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded."""
+        """One pass over ``[pending, mask, …]``; offsets past ``budget`` are not decoded.
+
+        Of DFlash 2 these are the base logits: its choice among them depends on the token before,
+        so it has no marginals of its own, and a policy put over it makes that choice instead.
+        """
+        return self._read(self._drafts(prefix_ids, pending, budget))
+
+    def _drafts(self, prefix_ids: Sequence[int], pending: int, budget: int) -> torch.Tensor:
+        """Outputs ``[n, D]`` at the draft positions within ``budget``."""
         self._require(prefix_ids)
-        hidden = self._block(pending)[1 : min(self.block_size, budget + 1)]
+        return self._block(pending)[1 : min(self.block_size, budget + 1)]
+
+    def _read(self, hidden: torch.Tensor) -> Marginals:
         return Marginals(self._logits(hidden), self.head.vocabulary)
 
     @torch.inference_mode()

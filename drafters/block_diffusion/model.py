@@ -18,7 +18,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from drafters.block_diffusion.block_attention import BlockLayout
+from drafters.block_diffusion.candidate_selector import CandidateSelector, SelectorShape
 from drafters.block_diffusion.data import Blocks
+from drafters.block_diffusion.dynamic_conv import ConvShape, DynamicConv
+from drafters.block_diffusion.rope import Rope, rotate
+from drafters.block_diffusion.span import Span
 from targets.cascade import Pair, cascade_attention
 
 _POSITIVE = (
@@ -55,6 +59,12 @@ class DrafterConfig:
     input_embedding_scale: float = 1.0
     output_multiplier: float = 1.0
     final_logit_softcapping: float | None = None
+    spans: tuple[Span, ...] = ()
+    """Of each layer, by its type, window and causality; empty where all see everything."""
+    conv: ConvShape | None = None
+    """Around every sublayer in DFlash 2, None in DFlash."""
+    selector: SelectorShape | None = None
+    """Chooses the draft in DFlash 2, None in DFlash."""
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -75,6 +85,14 @@ class DrafterConfig:
         if not 0 <= layers[0] <= layers[-1] < self.num_target_layers - 1:
             # The library's last hidden state is taken after the final norm.
             raise ValueError(f"target_layer_ids {layers} must lie below the target's last layer")
+        if len(self.spans) not in (0, self.num_hidden_layers):
+            raise ValueError(f"layer_types must name {self.num_hidden_layers} layers")
+        if (self.conv is None) != (self.selector is None):
+            raise ValueError("DFlash 2 has both convolutions and a selector, DFlash neither")
+        if self.conv is not None and self.hidden_size % self.conv.group_size:
+            raise ValueError(f"conv_group_size {self.conv.group_size} does not divide hidden_size")
+        if self.selector is not None and self.selector.top_k > self.vocab_size:
+            raise ValueError(f"selector_top_k {self.selector.top_k} is more than the vocabulary")
 
 
 def build_target_layer_ids(num_target_layers: int, num_features: int) -> tuple[int, ...]:
@@ -98,38 +116,6 @@ class RMSNorm(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * (wide * scale).to(x.dtype)
-
-
-class Rope(nn.Module):
-    """Rotary embedding of absolute positions, by transformers' own tables."""
-
-    def __init__(self, config: DrafterConfig) -> None:
-        super().__init__()
-        from transformers import Qwen3Config
-        from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
-
-        self.rotary = Qwen3RotaryEmbedding(
-            Qwen3Config(
-                hidden_size=config.hidden_size,
-                num_attention_heads=config.num_attention_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.max_position_embeddings,
-                rope_parameters=dict(config.rope_parameters),
-            )
-        )
-
-    def forward(
-        self, positions: torch.Tensor, like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and sine ``[B, 1, L, E]`` of positions ``[B, L]`` in the dtype of ``like``."""
-        cos, sin = self.rotary(like, positions)
-        return cos.unsqueeze(1), sin.unsqueeze(1)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Apply rotary embedding to ``[B, heads, L, E]``."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -162,12 +148,25 @@ class Attention(nn.Module):
         return rotate(k, cos, sin), self._heads(self.v_proj(x)).transpose(1, 2)
 
     def attend_cached(
-        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+        self,
+        q: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        seen: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """One block sees everything: ``[B, H, K, E]`` over ``[B, G, L, E]`` to ``[B, K, D]``."""
-        # Nothing is masked, so heads that share keys can be rows of one: keys are read once.
+        """One block: ``[B, H, K, E]`` over ``[B, G, L, E]`` to ``[B, K, D]``.
+
+        Args:
+            q: of the block.
+            keys: of all that a row of the block sees.
+            values: as keys.
+            seen: ``[K, L]`` bool, which row sees which; None where each sees all.
+        """
+        # Heads are masked alike, so those that share keys can be rows of one: keys are read once.
         stacked = q.reshape(q.shape[0], keys.shape[1], -1, q.shape[-1])
-        out = F.scaled_dot_product_attention(stacked, keys, values).view(q.shape)
+        if seen is not None:
+            seen = seen.repeat(stacked.shape[2] // len(seen), 1)
+        out = F.scaled_dot_product_attention(stacked, keys, values, seen).view(q.shape)
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
     def attend_branches(self, q: torch.Tensor, context: Pair, own: Pair) -> torch.Tensor:
@@ -198,19 +197,44 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One drafter layer."""
+    """One drafter layer; DFlash 2 has a convolution around both its sublayers."""
 
-    def __init__(self, config: DrafterConfig) -> None:
+    def __init__(self, config: DrafterConfig, index: int) -> None:
         super().__init__()
+        self.span = config.spans[index] if config.spans else Span()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = Attention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
+        self.attention_conv: DynamicConv | None = None
+        self.mlp_conv: DynamicConv | None = None
+        if config.conv is not None:
+            self.attention_conv = DynamicConv(config.hidden_size, config.conv)
+            self.mlp_conv = DynamicConv(config.hidden_size, config.conv)
 
-    def finish(self, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Add the attention's output and the MLP to the residual stream."""
+    def enter(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What attention reads of the residual stream ``[N, K, D]``, and what `finish` takes."""
+        h = self.input_layernorm(x)
+        return (h, None) if self.attention_conv is None else self.attention_conv.before(h)
+
+    def finish(
+        self, x: torch.Tensor, attended: torch.Tensor, correction: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Add the attention's output and the MLP to the residual stream.
+
+        Args:
+            x: as it entered the layer.
+            attended: what attention made of it.
+            correction: from `enter`.
+        """
+        if self.attention_conv is not None and correction is not None:
+            attended = self.attention_conv.after(attended, correction)
         x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
+        h = self.post_attention_layernorm(x)
+        if self.mlp_conv is None:
+            return x + self.mlp(h)
+        h, correction = self.mlp_conv.before(h)
+        return x + self.mlp_conv.after(self.mlp(h), correction)
 
 
 class BlockDiffusionModel(nn.Module):
@@ -222,9 +246,12 @@ class BlockDiffusionModel(nn.Module):
         width = config.hidden_size
         self.fc = nn.Linear(len(config.target_layer_ids) * width, width, bias=False)
         self.hidden_norm = RMSNorm(width, config.rms_norm_eps)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.num_hidden_layers))
         self.norm = RMSNorm(width, config.rms_norm_eps)
         self.rope = Rope(config)
+        self.candidate_selector: CandidateSelector | None = None
+        if config.selector is not None:
+            self.candidate_selector = CandidateSelector(width, config.vocab_size, config.selector)
 
     def stack(self) -> list[Layer]:
         """The layers, in order."""
@@ -268,19 +295,26 @@ class BlockDiffusionModel(nn.Module):
             features: ``[T, F]``, the target's features of all sequences, end to end.
             blocks: where they stand. A block sees the context rows of its own sequence strictly
                 before its anchor, and itself in both directions.
+
+        Raises:
+            ValueError: a layer sees less than that; such drafters decode only.
         """
+        if any(layer.span != Span() for layer in self.stack()):
+            raise ValueError("sliding and causal layers are for decoding only, not for training")
         layout = BlockLayout(blocks, noise.shape[1], noise.device)
         c = self.context(features[None])
         far_cos, far_sin = self.rope(layout.context_positions[None], noise)
         cos, sin = self.rope(layout.block_positions[None], noise)
-        x = noise.flatten(0, 1)[None]
+        x = noise
         for layer in self.stack():
-            h = layer.input_layernorm(x)
+            h, correction = layer.enter(x)
+            h = h.flatten(0, 1)[None]
             attention = layer.self_attn
             attended = layout.attend(
                 attention.queries(h, cos, sin)[0],
                 attention.keys_values(c, far_cos, far_sin),
                 attention.keys_values(h, cos, sin),
             )
-            x = layer.finish(x, attention.o_proj(attended.transpose(0, 1).flatten(1))[None])
-        return self.norm(x).view_as(noise)
+            out = attention.o_proj(attended.transpose(0, 1).flatten(1)).view_as(x)
+            x = layer.finish(x, out, correction)
+        return self.norm(x)

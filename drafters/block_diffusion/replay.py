@@ -82,7 +82,12 @@ def draft_behind(
         features: of ``sequences``.
         block_size: of this drafting, at least 2; it need not be the one trained with.
         max_new_tokens: longer answers are cut.
+
+    Raises:
+        ValueError: the drafter chooses each token behind the one before it.
     """
+    if model.candidate_selector is not None:
+        raise ValueError("a drafter with a candidate selector decodes only; it cannot be replayed")
     embedding = target.embed_tokens.weight.detach()
     drafts = []
     for item in sequences:

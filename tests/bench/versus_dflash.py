@@ -173,13 +173,15 @@ def _ours(target: TransformersTarget, drafter: BlockDiffusionDrafter) -> Answer:
 def _theirs(target: Target, drafter: BlockDiffusionDrafter, checkpoint: str) -> Answer:
     assert isinstance(target, TransformersTarget)
     try:
-        from dflash.model import DFlashDraftModel, dflash_generate
+        from dflash.model import DFlash2DraftModel, DFlashDraftModel, dflash_generate
     except ImportError as error:
         raise UserError(
             "the package dflash is missing; run `pip install --no-deps dflash==0.1.0`."
         ) from error
+    is_plain = drafter.model.candidate_selector is None
+    architecture = DFlashDraftModel if is_plain else DFlash2DraftModel
     with quiet():
-        model = DFlashDraftModel.from_pretrained(checkpoint, dtype=target.dtype)
+        model = architecture.from_pretrained(checkpoint, dtype=target.dtype)
     model = model.to(target.device).eval()
     stop_ids = sorted(target.stop_ids) or None
 
