@@ -2,6 +2,8 @@
 
 from harness.registry import BLOCK_DIFFUSION, Entry
 
+DIFFUSION_LM = "drafters.diffusion_lm.trainer:train"
+
 DRAFTERS: dict[str, Entry] = {
     "uniform": Entry(BLOCK_DIFFUSION, "block diffusion, position-uniform cross-entropy (Eq. 7)"),
     "positional": Entry(BLOCK_DIFFUSION, "block diffusion, positional weights, γ = 10 (Eq. 9)"),
@@ -11,10 +13,20 @@ DRAFTERS: dict[str, Entry] = {
     "dflash": Entry(
         BLOCK_DIFFUSION, "any published DFlash or DFlash 2 checkpoint: dflash=PATH_OR_HUB_ID"
     ),
+    "dlm": Entry(
+        "drafters.diffusion_lm.drafter:build",
+        "a diffusion language model: the target's own, adapted, or dlm=PATH_OR_HUB_ID",
+        trainer=DIFFUSION_LM,
+    ),
+    "diffuspec": Entry(
+        "drafters.diffuspec:build", "DiffuSpec: dlm+adl+cps in one name", trainer=DIFFUSION_LM
+    ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }
 
 POLICIES: dict[str, Entry] = {
     "d2sd": Entry("drafters.d2sd:build", "branches where the draft is likeliest to be refused"),
+    "cps": Entry("drafters.cps:build", "the likeliest path by marginals and a 3-gram model"),
+    "adl": Entry("drafters.adl:build", "drafts as long as drafts were and were accepted"),
 }

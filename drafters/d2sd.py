@@ -20,6 +20,7 @@ import torch
 from drafters.base import Drafter, MarginalDrafter, Marginals, Proposal
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.drafter import build as build_block_diffusion
+from drafters.block_diffusion.span import Span
 from drafters.options import DrafterOptions, PolicyOptions
 from drafters.policy import Policy, require_marginals
 from harness import registry
@@ -89,6 +90,11 @@ def _second(
         raise UserError(
             f"{asked} reads layers {second.feature_layers} of the target and {options.name} reads "
             f"{first.feature_layers}; d2sd takes two drafters that were trained on the same layers."
+        )
+    if any(layer.span != Span() for layer in second.model.stack()):
+        raise UserError(
+            f"{asked} has sliding or causal layers, which read one block at a time; d2sd takes a "
+            "second drafter without them."
         )
     return second
 

@@ -123,7 +123,7 @@ def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
 
 def _train(options: DrafterOptions, plan: Plan) -> None:
     from drafters.block_diffusion.config import TrainConfig
-    from drafters.block_diffusion.trainer import train
+    from drafters.train import train
 
     train(
         TrainConfig(

@@ -124,6 +124,33 @@ def step_inputs(
     return {"attention_mask": mask, "position_ids": last}
 
 
+def two_way_inputs(
+    config: Any, lengths: Sequence[int], device: torch.device, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Positions and masks of sequences end to end, whose rows see all rows of their own sequence.
+
+    Args:
+        config: the model's.
+        lengths: rows of each sequence.
+        device: of mask and positions.
+        dtype: of the mask.
+    """
+    counts = torch.tensor(lengths, device=device)
+    owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+    rows = torch.arange(owner.shape[0], device=device)
+    visible = owner[:, None] == owner
+    distance = (rows[:, None] - rows).abs()
+    mask = _by_layer(
+        config,
+        additive(visible, dtype),
+        lambda window: additive(visible & (distance < window), dtype),
+    )
+    return {
+        "attention_mask": mask,
+        "position_ids": (rows - (counts.cumsum(0) - counts)[owner])[None],
+    }
+
+
 def _by_layer(
     config: Any, full: torch.Tensor, sliding: Callable[[int], torch.Tensor]
 ) -> torch.Tensor | dict[str, torch.Tensor]:

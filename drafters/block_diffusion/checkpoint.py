@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save_file
@@ -29,7 +27,7 @@ from drafters.block_diffusion.dflash_config import config_from_json, config_to_j
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
 from harness.user_cache import user_cache
-from harness.whole_file import write_json
+from harness.whole_file import whole_directory, write_json
 from targets.base import Target
 from targets.digest import weights_digest
 
@@ -74,7 +72,7 @@ class Checkpoint:
         """JSON-ready facts for the record of a run."""
         training = self.training or {}
         return {
-            "path": _public(self.location),
+            "path": public_location(self.location),
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -83,7 +81,7 @@ class Checkpoint:
         }
 
 
-def _public(location: str) -> str:
+def public_location(location: str) -> str:
     """``location`` without the directories of this machine, where it is one of the usual places."""
     for root, name in ((OWN, "drafters/checkpoints"), (user_cache(), "user cache")):
         if Path(location).is_relative_to(root):
@@ -134,7 +132,7 @@ def load(location: str, target: Target) -> Checkpoint:
     directory = Path(location)
     resolved = None
     if not directory.is_dir():
-        directory, resolved = _download(location)
+        directory, resolved = download(location, ("*.json", "*.safetensors"))
     body = read_object(directory / "config.json")
     config = config_from_json(body, str(directory))
     check_target(config, target, location)
@@ -143,7 +141,7 @@ def load(location: str, target: Target) -> Checkpoint:
         raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
     model = _build(config, read_weights(files, directory), directory)
     training = read_training(directory / "training.json")
-    _warn_of_other_weights(training, target, location)
+    warn_of_other_weights(training, target, location)
     return Checkpoint(
         model.eval().requires_grad_(False),
         read_vocabulary(directory / _VOCABULARY, config.vocab_size),
@@ -183,7 +181,23 @@ def _build(
     return model
 
 
-def check_target(config: DrafterConfig, target: Target, location: str) -> None:
+class MadeFor(Protocol):
+    """What the config of a drafter tells of its target."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the target's layers."""
+
+    @property
+    def num_target_layers(self) -> int:
+        """Layers of the target."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the target's LM head."""
+
+
+def check_target(config: MadeFor, target: Target, location: str) -> None:
     """Refuse a drafter whose shapes show that it belongs to another target.
 
     Raises:
@@ -201,7 +215,7 @@ def check_target(config: DrafterConfig, target: Target, location: str) -> None:
             )
 
 
-def _warn_of_other_weights(training: dict[str, Any] | None, target: Target, location: str) -> None:
+def warn_of_other_weights(training: dict[str, Any] | None, target: Target, location: str) -> None:
     """Shapes cannot tell a model from its fine-tunes; the record of the training can."""
     facts = (training or {}).get("target")
     trained_for = facts.get("weights_sha256") if isinstance(facts, dict) else None
@@ -224,9 +238,7 @@ def save(
     vocabulary: torch.Tensor | None = None,
 ) -> None:
     """Write a checkpoint beside ``directory`` and move it there whole."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    try:
+    with whole_directory(directory) as scratch:
         state = {
             key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
         }
@@ -238,21 +250,20 @@ def save(
             # On one line: thousands of ids.
             ids = json.dumps({"token_ids": vocabulary.tolist()})
             (scratch / _VOCABULARY).write_text(ids + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(scratch, directory)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _download(location: str) -> tuple[Path, str]:
+def download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Files of a hub repository: their directory and the commit.
+
+    Raises:
+        UserError: no hub id, or not to be had.
+    """
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
     from huggingface_hub import snapshot_download
 
     try:
-        path = snapshot_download(location, allow_patterns=["*.json", "*.safetensors"])
+        path = snapshot_download(location, allow_patterns=list(patterns))
     except Exception as error:
         raise UserError(
             f"drafter {location} is neither a directory nor to be had from the hub "

@@ -11,7 +11,6 @@ import torch
 
 from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.span import Span
-from harness.errors import UserError
 
 _GROWTH = 512
 """Rows by which the context grows."""
@@ -80,6 +79,9 @@ class Context:
 
         A block sees the context and itself. One block's keys and values stand behind the
         context's for the pass; several read it together, and it is not copied for them.
+
+        Raises:
+            ValueError: several blocks, and a layer that does not see everything.
         """
         num_blocks, size, _ = noise.shape
         cos, sin = self._positions(self.length, self.length + size)
@@ -98,10 +100,7 @@ class Context:
             elif layer.span == Span():
                 attended = attention.attend_branches(queries, cache.rows(0, self.length), own)
             else:
-                raise UserError(
-                    "a drafter with sliding or causal layers reads one block at a time; choose "
-                    "another second drafter for d2sd."
-                )
+                raise ValueError("sliding and causal layers read one block at a time")
             x = layer.finish(x, attended, correction)
         return self._model.norm(x)
 

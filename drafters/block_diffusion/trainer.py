@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
@@ -19,19 +18,19 @@ from drafters.block_diffusion.head import is_argmax
 from drafters.block_diffusion.objectives import FIVE, Objective, objective_loss
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
+from drafters.block_diffusion.snapshot import settings_digest
+from drafters.block_diffusion.steps import run_steps
+from drafters.block_diffusion.training_record import training_record
 from drafters.block_diffusion.variant import (
     LOGGED,
     Variant,
     block_loss,
     initial_model,
     label_rows,
-    settings_digest,
     start_from_target,
 )
 from drafters.block_diffusion.workbench import Pass, Workbench, open_workbench
-from harness import provenance, registry
-from harness.errors import UserError
-from harness.interrupt import interrupt_deferred
+from harness import registry
 from harness.user_cache import user_cache
 
 _EVAL_SEQUENCES = 48
@@ -91,12 +90,6 @@ def train_variants(
     variants = [
         _variant(name, objective, config, bench, root) for name, objective in objectives.items()
     ]
-    steps = bench.replicas.ring.exchange([variant.step for variant in variants])
-    if any(told != steps[0] for told in steps):
-        raise UserError(
-            "the processes found different snapshots to go on from; HARNESS_CACHE_DIR must be a "
-            "directory that all hosts share."
-        )
     _run(variants, config, bench, max(1, config.steps // num_measurements), watch)
     return variants
 
@@ -130,44 +123,23 @@ def _run(
     every: int,
     watch: Callable[[Sequence[Variant]], object],
 ) -> None:
-    """Take every variant to the last step; those behind catch up first, on the same batches.
-
-    Raises:
-        KeyboardInterrupt: asked to stop; the step was finished and saved first.
-    """
+    """Take every variant to the last step, all on the same batches."""
     first = min((variant.step for variant in variants), default=config.steps)
-    if first == config.steps:
-        return
-    is_first = bench.replicas.place.is_first
     order = itertools.islice(bench.order(config), first, None)
-    bar = tqdm(
-        total=config.steps,
-        initial=first,
-        desc="training",
-        unit="step",
-        disable=None if is_first else True,
-    )
-    with bar, interrupt_deferred() as interrupted:
-        for step in range(first, config.steps):
-            passes = bench.passes(next(order), step, config)
-            shares = _shares(passes, bench)
-            last = step + 1 == config.steps
-            for variant in variants:
-                if variant.step == step:
-                    _step(variant, config, passes, shares, bench)
-            if (step + 1) % every == 0 or last:
-                measured = [v for v in variants if v.step == step + 1]
-                measure(measured, bench, config)
-                watch(measured)
-            bar.update()
-            bar.set_postfix_str(_summary(variants))
-            # One process's signal is all processes': they must stop at the same step.
-            stop = bool(bench.replicas.sum(torch.tensor(float(interrupted()))))
-            if is_first and (stop or (step + 1) % config.save_every == 0 or last):
-                for variant in variants:
-                    variant.save()
-            if stop:
-                raise KeyboardInterrupt
+
+    def take(step: int) -> None:
+        passes = bench.passes(next(order), step, config)
+        shares = _shares(passes, bench)
+        for variant in variants:
+            if variant.step == step:
+                _step(variant, config, passes, shares, bench)
+        if (step + 1) % every == 0 or step + 1 == config.steps:
+            measured = [v for v in variants if v.step == step + 1]
+            measure(measured, bench, config)
+            watch(measured)
+
+    replicas, save_every = bench.replicas, config.save_every
+    run_steps(variants, config.steps, save_every, replicas, take, lambda: _summary(variants))
 
 
 def _shares(passes: Sequence[Pass | None], bench: Workbench) -> torch.Tensor:
@@ -261,22 +233,13 @@ def export(variant: Variant, config: TrainConfig, bench: Workbench, directory: P
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
     settings, corpus = bench.settings(config), bench.corpus
-    commit, dirty = provenance.source_state(checkpoint.OWN.parent.parent)
-    training = {
-        "name": variant.name,
-        "objective": row,
-        **settings,
-        "data": {**settings["data"], **corpus.prompts.describe()},
-        "initial_weights": variant.initial_weights,
-        "step": variant.step,
-        "train_s": round(variant.train_s, 1),
-        "num_processes": bench.replicas.place.size,
-        "commit": commit,
-        "dirty": dirty,
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
-        "measured": variant.history,
-    }
+    training = training_record(
+        variant.name,
+        {"objective": row, **settings, "initial_weights": variant.initial_weights},
+        corpus.prompts,
+        variant,
+        bench.replicas.place.size,
+    )
     whole = len(corpus.vocabulary) == bench.target.vocab_size
     vocabulary = None if whole else corpus.vocabulary
     checkpoint.save(directory, variant.export(corpus.scale), training, vocabulary)

@@ -1,0 +1,107 @@
+"""What fills masks: a token sequence with masks at its end in, logits of the masks out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from drafters.block_diffusion.draft_head import DraftHead
+from harness.errors import UserError
+from targets.attention import GROUPED, two_way_inputs
+from targets.layer_outputs import decoder_layers
+from targets.packed import can_pack, pack_linear_layers
+from targets.transformers_lm import TransformersTarget
+
+_MASKED_ATTENTION = ("sdpa", "eager", GROUPED)
+"""Attention implementations that take a mask of our own."""
+
+
+class Denoiser(Protocol):
+    """A diffusion LM ready to draft; it keeps nothing between passes."""
+
+    num_parameters: int
+    """Of a pass, without the LM head where that is the target's."""
+
+    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        """One pass over ``ids [L]``; logits ``[count, V']`` of the last ``count`` positions."""
+
+
+def answer_rows(length: int, count: int, *, shifted: bool) -> slice:
+    """Rows of a pass over ``length`` tokens that speak of the last ``count`` positions."""
+    end = length - shifted
+    return slice(end - count, end)
+
+
+def private_decoder(target: TransformersTarget) -> Any:
+    """A copy of the target's decoder, to be changed; only the embedding is shared.
+
+    Raises:
+        UserError: the target's weights were laid out for decoding already.
+    """
+    if not hasattr(target.lm_head, "weight"):
+        raise UserError(
+            f"target {target.name} has decoded already, and its weights cannot be copied any "
+            "more; build the drafter dlm before the first answer."
+        )
+    embedding = target.embed_tokens
+    decoder = copy.deepcopy(target.model.get_decoder(), {id(embedding): embedding})
+    for layer in decoder_layers(decoder, target.num_layers):
+        layer._forward_hooks.clear()  # they keep outputs for the target's drafters
+    if decoder.config._attn_implementation not in _MASKED_ATTENTION:
+        decoder.set_attn_implementation("sdpa")
+    return decoder
+
+
+def two_way_outputs(decoder: Any, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    """What the LM head reads, every row having seen all rows of its sequence.
+
+    Args:
+        decoder: of a transformers causal LM.
+        ids: ``[T]``, sequences end to end.
+        lengths: tokens of each.
+
+    Returns:
+        ``[T, D]``.
+    """
+    dtype = decoder.get_input_embeddings().weight.dtype
+    inputs = two_way_inputs(decoder.config, lengths, ids.device, dtype)
+    return decoder(input_ids=ids[None], use_cache=False, **inputs).last_hidden_state[0]
+
+
+class AdaptedTarget:
+    """The target's own layers, changed, seeing both ways; under the target's LM head."""
+
+    def __init__(self, decoder: Any, target: TransformersTarget, *, shifted: bool) -> None:
+        self.num_parameters = sum(item.numel() for item in decoder.parameters())
+        self._decoder = decoder.eval()
+        self._head = DraftHead(target, None)
+        self._shifted = shifted
+        if can_pack(decoder):
+            pack_linear_layers(decoder)
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        """See `Denoiser`."""
+        hidden = two_way_outputs(self._decoder, ids, [ids.shape[0]])
+        return self._head.logits(hidden[answer_rows(ids.shape[0], count, shifted=self._shifted)])
+
+
+class PretrainedModel:
+    """A model that comes with code of its own, which sees both ways by itself."""
+
+    def __init__(self, model: Any, *, shifted: bool, vocab_size: int) -> None:
+        """``vocab_size`` is the target's: columns behind it are no tokens of the target's."""
+        self.num_parameters = sum(item.numel() for item in model.parameters())
+        self._model = model
+        self._shifted = shifted
+        self._vocab_size = vocab_size
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+        """See `Denoiser`."""
+        logits = self._model(input_ids=ids[None]).logits[0]
+        rows = answer_rows(ids.shape[0], count, shifted=self._shifted)
+        return logits[rows, : self._vocab_size]
