@@ -13,4 +13,7 @@ DRAFTERS: dict[str, Entry] = {
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }
 
-POLICIES: dict[str, Entry] = {}
+POLICIES: dict[str, Entry] = {
+    "ddtree": Entry("drafters.ddtree:build", "one tree of a draft's likeliest prefixes"),
+    "self_selection": Entry("drafters.self_selection:build", "sampled chains, the target's pick"),
+}

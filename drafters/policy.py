@@ -1,0 +1,60 @@
+"""A proposal policy: another way to propose from what a drafter believes."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+import torch
+
+from drafters.base import Drafter, MarginalDrafter
+from drafters.options import DrafterOptions, PolicyOptions
+from harness.errors import UserError
+from harness.sampling import Sampling
+from harness.verify import Verdict
+
+
+class Policy:
+    """What is the drafter's under any policy: context, features and weights.
+
+    A policy adds `propose`, ``max_nodes`` and ``draft``; see `drafters.base.Drafter`.
+    """
+
+    def __init__(self, inner: MarginalDrafter) -> None:
+        self.inner = inner
+        self.feature_layers = inner.feature_layers
+        self.block_size = inner.block_size
+        self.draft_vocab_size: int | None = getattr(inner, "draft_vocab_size", None)
+        self.checkpoint: dict[str, Any] | None = getattr(inner, "checkpoint", None)
+
+    def start(
+        self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
+    ) -> None:
+        """Hand the prompt on."""
+        self.inner.start(prompt_ids, features, sampling)
+
+    def observe(self, verdict: Verdict, features: torch.Tensor | None) -> None:
+        """Hand the verdict on; its rows are a chain's, whatever tree they came from."""
+        self.inner.observe(verdict, features)
+
+    def reset(self) -> None:
+        """Forget the prompt."""
+        self.inner.reset()
+
+
+def require_marginals(
+    inner: Drafter, options: DrafterOptions, policy: PolicyOptions
+) -> MarginalDrafter:
+    """The drafter that ``policy`` is put over, if it shows its marginals.
+
+    Raises:
+        UserError: it shows none.
+    """
+    if isinstance(inner, MarginalDrafter):
+        return inner
+    below = takewhile(lambda item: item is not policy, options.policies)
+    name = "+".join((options.name, *(item.name for item in below)))
+    raise UserError(
+        f"policy {policy.name} chooses from a drafter's marginals, and {name} shows none; put it "
+        "directly over a block-diffusion drafter."
+    )
