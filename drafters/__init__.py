@@ -29,4 +29,6 @@ POLICIES: dict[str, Entry] = {
     "d2sd": Entry("drafters.d2sd:build", "branches where the draft is likeliest to be refused"),
     "cps": Entry("drafters.cps:build", "the likeliest path by marginals and a 3-gram model"),
     "adl": Entry("drafters.adl:build", "drafts as long as drafts were and were accepted"),
+    "ddtree": Entry("drafters.ddtree:build", "one tree of a draft's likeliest prefixes"),
+    "self_selection": Entry("drafters.self_selection:build", "sampled chains, the target's pick"),
 }

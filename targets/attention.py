@@ -33,12 +33,14 @@ def ancestor_visibility(
     Row 0 is the pending token; row ``i + 1`` is node ``i`` and sees the ``past`` committed rows,
     the pending token, its ancestors and itself.
     """
-    rows = len(parents) + 1
-    tree = torch.zeros(rows, rows, dtype=torch.bool)
-    tree[0, 0] = True
-    for node, parent in enumerate(parents):
-        tree[node + 1] = tree[parent + 1]
-        tree[node + 1, node + 1] = True
+    above = torch.tensor([0, *(parent + 1 for parent in parents)])  # the pending token's is itself
+    rows = above.shape[0]
+    tree = torch.eye(rows, dtype=torch.bool)
+    ancestors = above
+    while bool(ancestors.any()):
+        tree[torch.arange(rows), ancestors] = True
+        ancestors = above[ancestors]
+    tree[:, 0] = True
     visible = torch.zeros(rows, width, dtype=torch.bool, device=device)
     visible[:, :past] = True
     visible[:, past : past + rows] = tree.to(device)

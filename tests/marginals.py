@@ -39,7 +39,7 @@ def watched(policy: Any, proposals: list[Proposal]) -> Any:
 
 
 class Beliefs(toy.Script):
-    """Marginals by a known answer, whose tokens stand at a drawn rank: half of them first."""
+    """Marginals by a known answer, whose tokens stand at a drawn rank: most of them first."""
 
     def __init__(self, answer: Sequence[int], block_size: int, seed: int = 0) -> None:
         super().__init__(answer, block_size, lambda turn: 0)
@@ -50,9 +50,9 @@ class Beliefs(toy.Script):
         self.expect(pending, self._answer[len(prefix_ids) - self._prompt_length])
         self.budgets.append(budget)
         future = self.future(prefix_ids, budget)
-        logits = 5 * torch.randn(len(future), toy.VOCAB, generator=self._noise)
+        logits = 6 * torch.randn(len(future), toy.VOCAB, generator=self._noise)
         for row, token in zip(logits, future, strict=True):
-            rank = self._random.choice((0, 0, 0, 0, 1, 1, 2, 50))
+            rank = self._random.choice((0, 0, 0, 0, 0, 0, 1, 1, 2, 50))
             place = int(row.argsort(descending=True)[rank])
             row[[token, place]] = row[[place, token]]
         return Marginals(logits)
