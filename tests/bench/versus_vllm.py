@@ -237,8 +237,7 @@ def _print_table(summary: dict[str, Any], found: Agreement) -> None:
     if gaps:
         print(
             "where they part, the logits of the two tokens are "
-            f"{statistics.median(summary['gaps']):.3f} apart (median), {max(summary['gaps']):.3f} "
-            "at most"
+            f"{statistics.median(gaps):.3f} apart (median), {max(gaps):.3f} at most"
         )
     print(
         f"before that, {summary['drafts_alike']} of {summary['drafts_shared']} drafts begun at the "
