@@ -181,8 +181,18 @@ def lead(group: Comparison) -> str:
         return ""
     accepted = "" if score["tau"] is None else f" and τ = {form.ratio(score['tau'])}"
     verdict = "Fastest drafter" if score["speedup"] > 1 else "No drafter beats the baseline; best"
-    first = [name for (_, name), cell in _ranks(group).items() if cell.value == 1]
-    tied = f" Not shown to be faster than {', '.join(first[1:])}." if first[1:] else ""
+    ranks = _ranks(group)
+    # A row of ties may be long; those at its end can differ from the one at its head.
+    rivals = [
+        str(other["method"])
+        for owner, other in group.ranked()[1:]
+        if (cell := ranks.get((owner.run_id, other["method"]))) is not None
+        and cell.value == 1
+        and differences.is_tie(
+            (run, item["method"]), (owner, other["method"]), group.headline or ""
+        )
+    ]
+    tied = f" Not shown to be faster than {', '.join(rivals)}." if rivals else ""
     return (
         f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
         f"of {group.headline}{accepted}.{tied}"

@@ -40,7 +40,7 @@ from reports.tables import (
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "leaderboard.md"
-VOID = {"meta", "rect", "br", "link"}
+VOID = {"meta", "rect", "br", "link", "wbr"}
 
 
 def records() -> list[Record]:
@@ -455,6 +455,21 @@ def test_clear_differences_are_ranks(tmp_path: Path) -> None:
         ["3", "c"],
     ]
     assert "Not shown to be faster than" not in text.split("### Leaderboard")[0]
+
+
+def test_the_lead_names_those_that_tie_with_the_first_itself(tmp_path: Path) -> None:
+    """Each ties with its neighbour, and the last is slower than the first."""
+    seconds = {"a": 0.05, "b": 0.0505, "c": 0.051, "d": 0.0515, "e": 0.052, "f": 0.0525}
+    path = drawn_run(tmp_path / "run", seconds)
+    text = leaderboard_text([path])
+    ranks = {row[1]: row[0] for row in cells(text, "Leaderboard")}
+    assert {ranks[name] for name in seconds} == {"1="}
+    first, *others = sorted(seconds, key=lambda name: list(ranks).index(name))
+    pairs = {frozenset(row[:2]): row[6] for row in cells(text, "Differences between drafters")}
+    slower = [name for name in others if "speed" in pairs[frozenset((first, name))]]
+    assert slower
+    named = ", ".join(name for name in others if name not in slower)
+    assert f" Not shown to be faster than {named}.\n" in text
 
 
 def test_too_few_conversations_rank_nobody_above_another(tmp_path: Path) -> None:
