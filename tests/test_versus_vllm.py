@@ -16,11 +16,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.model import DrafterConfig
 from drafters.block_diffusion.variant import SharedHead, initial_model
 from drafters.none import build as build_none
+from drafters.options import DrafterOptions
 from harness.decode import Decoded, generate
 from harness.errors import UserError
 from harness.published import tau_uncut

@@ -20,9 +20,9 @@ from typing import Any, Literal
 
 import tyro
 
-from drafters.base import DrafterOptions
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
+from drafters.options import DrafterOptions
 from harness import registry
 from harness.bootstrap import MIN_CONVERSATIONS
 from harness.decode import generate
