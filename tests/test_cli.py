@@ -94,7 +94,7 @@ def test_list_shows_every_kind(toy_plugin: Path, capsys: pytest.CaptureFixture[s
     assert main(["list", "--plugin", str(toy_plugin)]) == 0
     out = capsys.readouterr().out.splitlines()
     titles = [line for line in out if not line.startswith(" ")]
-    assert titles == ["drafters", "targets", "tasks", "objectives", "presets"]
+    assert titles == ["drafters", "policies", "targets", "tasks", "objectives", "presets"]
     assert any(line.split() == ["oracle", "always", "right"] for line in out)
 
 
