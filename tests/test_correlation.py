@@ -49,11 +49,15 @@ def test_the_interval_is_the_middle_of_the_resamples(monkeypatch):
     shuffled = np.random.default_rng(1).permutation(len(x))
     found = clustered_correlation(x[shuffled], y[shuffled], clusters[shuffled] + 7)
     draws = np.random.default_rng(8).multinomial(8, [1 / 8] * 8, size=50)
-    values = []
-    for counts in draws:
-        rows = np.repeat(np.arange(len(x)), counts[clusters])
-        values.append(stats.spearmanr(x[rows], y[rows]).statistic)
-    assert found.spearman_interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    for rule, interval in (
+        (stats.spearmanr, found.spearman_interval),
+        (stats.pearsonr, found.pearson_interval),
+    ):
+        values = []
+        for counts in draws:
+            rows = np.repeat(np.arange(len(x)), counts[clusters])
+            values.append(rule(x[rows], y[rows]).statistic)
+        assert interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
 
 
 def test_the_interval_widens_where_pairs_of_a_cluster_are_alike():
