@@ -84,3 +84,11 @@ def test_the_interval_widens_where_pairs_of_a_cluster_are_alike():
 def test_too_little_to_say(x, y, clusters):
     with pytest.raises(NoData):
         clustered_correlation(list(x), list(y), list(clusters))
+
+
+def test_four_sequences_are_too_few_whatever_they_hold():
+    x = np.tile(np.arange(6.0), 5)
+    clusters = np.repeat(np.arange(5), 6)
+    assert clustered_correlation(x, x**2, clusters).num_clusters == 5
+    with pytest.raises(NoData, match="at least 5 sequences"):
+        clustered_correlation(x[:24], x[:24] ** 2, clusters[:24])

@@ -259,3 +259,13 @@ def test_the_reward_of_a_certain_block_is_one_and_of_an_impossible_one_nothing()
     found = chain_correlation(drafts)
     assert found.num_pairs == 12
     assert found.pearson == pytest.approx(1)
+
+
+def test_the_reward_of_a_block_is_that_of_its_prefixes():
+    """Rewards 1, 3/4 and 0 where 2, 1 and 0 drafts are right; by offsets alone the last had 1/2."""
+    log_q = [[0.0, 0.0], [0.0, np.log(0.5)], [-np.inf, 0.0], [0.0, np.nan]]
+    tokens = np.array([[2, 3], [3, 0], [0, 5], [0, 0]])
+    drafts = [Drafts(np.arange(1, 6), tokens, np.array(log_q, np.float32), 5) for _ in range(6)]
+    found = chain_correlation(drafts)
+    assert found.num_pairs == 18
+    assert found.pearson == pytest.approx(np.corrcoef([1, 0.75, 0], [2, 1, 0])[0, 1])
