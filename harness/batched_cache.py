@@ -30,7 +30,10 @@ class _Pass:
 
 
 class BatchedLayer(CacheLayerMixin):
-    """Keys and values of one layer, ``[slots, heads, capacity, D]``, written in place."""
+    """Keys and values of one layer, ``[slots, heads, capacity, D]``, written in place.
+
+    They are where the layer runs, which may be another device than that of slots and lengths.
+    """
 
     is_sliding = False
     is_compileable = False
@@ -61,12 +64,14 @@ class BatchedLayer(CacheLayerMixin):
         now = self._now
         if now.joining is not None:
             rows = key_states.shape[2]
-            self.keys[now.joining, :, :rows] = key_states
-            self.values[now.joining, :, :rows] = value_states
+            joining = now.joining.to(self.device)
+            self.keys[joining, :, :rows] = key_states
+            self.values[joining, :, :rows] = value_states
             return key_states, value_states
         every = torch.arange(now.num_slots, device=self.device)
-        self.keys[every, :, now.lengths] = key_states[:, :, 0]
-        self.values[every, :, now.lengths] = value_states[:, :, 0]
+        lengths = now.lengths.to(self.device)
+        self.keys[every, :, lengths] = key_states[:, :, 0]
+        self.values[every, :, lengths] = value_states[:, :, 0]
         return self.keys.narrow(2, 0, now.width), self.values.narrow(2, 0, now.width)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -87,6 +92,7 @@ class BatchedLayer(CacheLayerMixin):
     def keep_slots(self, slots: torch.Tensor) -> None:
         """Keep only these slots, in this order."""
         if self.is_initialized:
+            slots = slots.to(self.device)
             self.keys, self.values = self.keys[slots], self.values[slots]
 
 

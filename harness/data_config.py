@@ -52,7 +52,8 @@ class DataConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the target."""
     device: str = "auto"
-    """cuda where there is one, else cpu; or a device's name."""
+    """cuda where there is one, else cpu; or a device's name. With cuda, targets too large for one
+    GPU are spread over all there are."""
     revision: str | None = None
     """Commit or tag of the target on the hub."""
     plugin: Plugins = ()

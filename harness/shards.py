@@ -61,6 +61,11 @@ class Place:
             plan, tasks={task: share for task, share in shares.items() if share.prompts}
         )
 
+    def gpus(self, count: int) -> tuple[int, ...]:
+        """Of the host's ``count`` GPUs this process's: consecutive ones, as many as all have."""
+        share = count // self.local_size
+        return tuple(range(self.local_rank * share, (self.local_rank + 1) * share))
+
     def sign(self, record: Record) -> Record:
         """The record with the process that made it."""
         if not isinstance(record, Generation):
@@ -75,6 +80,15 @@ def place() -> Place:
         return Place()
     rank, size, local_rank, local_size = (int(value or 0) for value in told)
     return Place(rank, size, local_rank, local_size)
+
+
+def gpus(device: str) -> tuple[int, ...]:
+    """GPUs that one target may be spread over; none where ``device`` names another place or one."""
+    if device != "cuda":
+        return ()
+    import torch
+
+    return place().gpus(torch.cuda.device_count())
 
 
 def within(records: Iterable[Record], plan: Plan) -> list[Record]:
@@ -95,7 +109,7 @@ class Ring:
     """What the processes of one run tell each other."""
 
     def __init__(self, own: Place, device: str) -> None:
-        """Meet the others; on GPUs each process takes the one of its local rank.
+        """Meet the others; on GPUs each process takes the first of its own.
 
         Raises:
             UserError: the others cannot be met, or there are fewer GPUs than processes.
@@ -211,4 +225,4 @@ def _take_device(own: Place, device: str) -> None:
             f"{own.local_size} processes were started here, but there are {num_gpus} GPUs; start "
             "one a GPU."
         )
-    torch.cuda.set_device(own.local_rank if device == "cuda" else torch.device(device))
+    torch.cuda.set_device(own.gpus(num_gpus)[0] if device == "cuda" else torch.device(device))

@@ -86,7 +86,9 @@ def association(
 def reward_association(measurements: Sequence[Measurement]) -> Association:
     """Chain reward of each round's block against the draft tokens it had accepted.
 
-    Blocks that reach over the end of an answer are left out.
+    Of the blocks that rounds of a replay begin with; `drafters.block_diffusion.replay`'s
+    `chain_correlation` drafts behind every token. Blocks that reach over the end of an answer are
+    left out.
 
     Args:
         measurements: of one objective; seeds are pooled, conversations drawn.
@@ -108,7 +110,7 @@ def reward_association(measurements: Sequence[Measurement]) -> Association:
 
 
 def proxy_association(curves: Sequence[Sequence[Point]]) -> Association:
-    """Train-time τ against replayed τ; whole arms are drawn.
+    """Train-time τ against τ replayed at the same step; whole arms are drawn.
 
     Args:
         curves: the points of each arm that are compared.

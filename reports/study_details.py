@@ -123,26 +123,27 @@ def waste_table(view: StudyView) -> Table | None:
 
 
 def correlation_table(view: StudyView) -> Table | None:
-    """Chain reward against accepted length; train-time τ against replayed τ."""
+    """Chain reward against draft tokens accepted; train-time τ against replayed τ."""
     rows = []
     for name in view.objectives:
         measured = headline_measurements(view, name)
         found = or_none(study_curves.reward_association, measured) if measured else None
         if found is not None:
-            text = "chain reward of a block, draft tokens accepted"
+            text = "chain reward, draft tokens accepted"
             rows.append(_correlation_row(text, name, found, "block", "prompt"))
     for words, whole in (("all points of all trainings", True), ("finished trainings", False)):
         found = or_none(study_curves.proxy_association, list(view.curves(whole=whole).values()))
         if found is not None:
-            text = "train-time τ, replayed τ on held-back prompts"
+            text = "train-time τ, replayed τ"
             rows.append(_correlation_row(text, words, found, "point", "training"))
     if not rows:
         return None
     return Table(
         title="Do the proxies follow what is verified?",
-        note=f"The reward is of the blocks that a replay at {form.count(view.headline[0])} steps "
-        "went through, all prompts and seeds pooled; blocks that reach over the end of an answer "
-        "are left out. Intervals are 95 %, by drawing whole prompts, or whole trainings.",
+        note="What is cheap to watch, correlated with what is verified (see the definitions). "
+        f"The first is of replays at {form.count(view.headline[0])} steps, all prompts and seeds "
+        "pooled, without blocks that reach over the end of an answer; the second is on held-back "
+        "prompts. Intervals are 95 %, by drawing whole prompts, or whole trainings.",
         columns=(
             Column(title="Of", kind="label"),
             Column(title="In", kind="text"),

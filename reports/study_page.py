@@ -59,7 +59,20 @@ DEFINITIONS = (
     (
         "Chain reward",
         "Mean over draft positions of the probability that the drafter gives to all of the "
-        "answer's own tokens up to there (arXiv 2606.11552, Eq. 12).",
+        "answer's own tokens up to there (arXiv 2606.11552, Eq. 12). Trainers reward it on "
+        "their batches; here it is taken of blocks drafted over the target's recorded answers.",
+    ),
+    (
+        "Chain reward, draft tokens accepted",
+        "Two numbers of one block by one trained drafter: its chain reward, and how many of its "
+        "draft tokens the recorded answer accepts. The blocks are those that rounds of a replay "
+        "begin with, as decoding would draft them. It says whether what is rewarded is verified.",
+    ),
+    (
+        "Train-time τ, replayed τ",
+        "Two numbers of one training at one step: what its trainer watched, and τ of whole "
+        "replayed answers to held-back prompts. It says whether the proxy may stand for the "
+        "measured τ.",
     ),
 )
 

@@ -16,9 +16,11 @@ class _Reached(Exception):
 class LayerOutputs:
     """A layer's output is its own: before any final norm."""
 
-    def __init__(self, layers: torch.nn.ModuleList) -> None:
+    def __init__(self, layers: torch.nn.ModuleList, device: torch.device) -> None:
+        """``joined`` returns them on ``device``; the layers may run on others."""
         self.chosen: tuple[int, ...] = ()
         self._layers = layers
+        self._device = device
         self._hooks: list[Any] = []
         self._kept: dict[int, torch.Tensor] = {}
 
@@ -38,7 +40,7 @@ class LayerOutputs:
         """``[B, L, len(chosen) * H]`` of the last pass; None where no layer is chosen."""
         if not self.chosen:
             return None
-        return torch.cat([self._kept[layer] for layer in self.chosen], dim=-1)
+        return torch.cat([self._kept[layer].to(self._device) for layer in self.chosen], dim=-1)
 
     @contextlib.contextmanager
     def nothing_behind(self) -> Iterator[None]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness import shards
 from harness.errors import UserError
+from harness.progress import say
 from harness.registry import resolve, table
 from targets.base import Target, TargetOptions
 
@@ -39,12 +42,17 @@ def load_target(options: TargetOptions) -> Target:
 def load_transformers_target(options: TargetOptions, what: str) -> TransformersTarget:
     """As `load_target`, for ``what`` works on transformers models alone.
 
+    One that is too large for a GPU is spread over those of this process.
+
     Raises:
         UserError: as `load_target`, or the target is another kind of model.
     """
     from targets.transformers_lm import TransformersTarget
 
-    target = load_target(options)
+    target = load_target(dataclasses.replace(options, gpus=shards.gpus(options.device)))
     if not isinstance(target, TransformersTarget):
         raise UserError(f"target {options.name} is not a transformers model; {what} needs one.")
+    devices = dict.fromkeys(str(item.device) for item in target.model.parameters())
+    if len(devices) > 1:
+        say(f"spread   the weights of {options.name} over {', '.join(devices)}")
     return target

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as library_logging
 
 from harness.errors import UserError
+from targets import across_gpus
 from targets.attention import prefer_grouped
 from targets.base import TargetOptions
 
@@ -43,6 +44,8 @@ class Pretrained:
 def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
     """Load a causal language model and its tokenizer, in ``options``' dtype, on its device.
 
+    Where ``options`` name GPUs, weights too large for the first are spread over all.
+
     Raises:
         UserError: not found, not reachable, gated, damaged, too large, not a causal language model.
     """
@@ -50,13 +53,15 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
     with quiet(), _sentences(model, options):
         config = AutoConfig.from_pretrained(model, revision=options.revision)
         _check_config(model, config)
-        _check_memory(model, config, dtype, device)
+        room = _room(model, config, options, device)
         network, report = AutoModelForCausalLM.from_pretrained(
             model,
             config=config,
             revision=options.revision,
             dtype=dtype,
             attn_implementation=options.attn or "sdpa",
+            device_map=None if room is None else "balanced",
+            max_memory=room,
             output_loading_info=True,
         )
         if report["missing_keys"]:
@@ -64,7 +69,12 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
                 f"the weights of {model} are incomplete: {len(report['missing_keys'])} tensors "
                 f"such as {min(report['missing_keys'])} are missing; download them again."
             )
-        network = network.to(device).eval().requires_grad_(False)
+        if room is None:
+            network = network.to(device)
+        else:
+            across_gpus.require_placed(network, _weights(model, options), room)
+            across_gpus.bring_back(network)
+        network = network.eval().requires_grad_(False)
         if options.attn is None and device.type == "cpu":
             prefer_grouped(network)
     tokenizer = _tokenizer(model, options, network.get_input_embeddings().num_embeddings)
@@ -122,19 +132,31 @@ def _check_config(model: str, config: Any) -> None:
         )
 
 
-def _check_memory(model: str, config: Any, dtype: torch.dtype, device: torch.device) -> None:
+def _room(
+    model: str, config: Any, options: TargetOptions, device: torch.device
+) -> dict[int, int] | None:
+    """Bytes for each GPU of weights to be spread; None where ``device`` takes them all."""
+    dtype = _dtype(options.dtype)
     with torch.device("meta"):
         shape = AutoModelForCausalLM.from_config(config)
     needed = sum(item.numel() for item in shape.parameters()) * dtype.itemsize
+    if options.gpus:
+        free = across_gpus.free_bytes(options.gpus)
+        return across_gpus.share_out(_weights(model, options), needed, free)
     if device.type == "cuda":
-        free, place = torch.cuda.mem_get_info(device)[0], "on the GPU"
+        free_here, place = torch.cuda.mem_get_info(device)[0], "on the GPU"
     else:
-        free, place = psutil.virtual_memory().available, "of memory"
-    if needed > free:
+        free_here, place = psutil.virtual_memory().available, "of memory"
+    if needed > free_here:
         raise UserError(
-            f"{model} needs {needed / 1e9:.1f} GB in {dtype} and {free / 1e9:.1f} GB {place} are "
-            "free; choose a smaller target, a smaller --dtype or another --device."
+            f"{model} needs {needed / 1e9:.1f} GB in {dtype} and {free_here / 1e9:.1f} GB {place} "
+            "are free; choose a smaller target, a smaller --dtype or another --device."
         )
+    return None
+
+
+def _weights(model: str, options: TargetOptions) -> str:
+    return f"{model} in {options.dtype}"
 
 
 def _tokenizer(model: str, options: TargetOptions, rows: int) -> Any:

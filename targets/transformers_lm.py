@@ -69,7 +69,7 @@ class TransformersTarget:
         self._prepared = False
         self._decoder = model.get_decoder()
         self._layers = decoder_layers(self._decoder, self.num_layers)
-        self._outputs = LayerOutputs(self._layers)
+        self._outputs = LayerOutputs(self._layers, self.device)
         self._cache: KVCache | None = None
         self._past = 0
         self.fixed_rows: int | None = None

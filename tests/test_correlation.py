@@ -49,11 +49,15 @@ def test_the_interval_is_the_middle_of_the_resamples(monkeypatch):
     shuffled = np.random.default_rng(1).permutation(len(x))
     found = clustered_correlation(x[shuffled], y[shuffled], clusters[shuffled] + 7)
     draws = np.random.default_rng(8).multinomial(8, [1 / 8] * 8, size=50)
-    values = []
-    for counts in draws:
-        rows = np.repeat(np.arange(len(x)), counts[clusters])
-        values.append(stats.spearmanr(x[rows], y[rows]).statistic)
-    assert found.spearman_interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
+    for rule, interval in (
+        (stats.spearmanr, found.spearman_interval),
+        (stats.pearsonr, found.pearson_interval),
+    ):
+        values = []
+        for counts in draws:
+            rows = np.repeat(np.arange(len(x)), counts[clusters])
+            values.append(rule(x[rows], y[rows]).statistic)
+        assert interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
 
 
 def test_the_interval_widens_where_pairs_of_a_cluster_are_alike():
@@ -80,3 +84,11 @@ def test_the_interval_widens_where_pairs_of_a_cluster_are_alike():
 def test_too_little_to_say(x, y, clusters):
     with pytest.raises(NoData):
         clustered_correlation(list(x), list(y), list(clusters))
+
+
+def test_four_sequences_are_too_few_whatever_they_hold():
+    x = np.tile(np.arange(6.0), 5)
+    clusters = np.repeat(np.arange(5), 6)
+    assert clustered_correlation(x, x**2, clusters).num_clusters == 5
+    with pytest.raises(NoData, match="at least 5 sequences"):
+        clustered_correlation(x[:24], x[:24] ** 2, clusters[:24])

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toy
+from accelerate import dispatch_model
 from test_block_diffusion import BLOCK, layout, small_config
+from tiny_model import write_model, write_prompts
 
 from drafters.base import Drafter, Proposal
+from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.block_attention import BlockLayout
+from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.model import BlockDiffusionModel
+from drafters.block_diffusion.objectives import Objective
+from drafters.block_diffusion.responses import Query
+from drafters.block_diffusion.trainer import train_variants
+from drafters.block_diffusion.variant import SharedHead, Variant
+from drafters.block_diffusion.workbench import Workbench, open_workbench
 from drafters.ngram import NgramDrafter
 from drafters.none import NoDrafter
 from harness.audit import deviations
@@ -25,9 +36,10 @@ from harness.clock import CudaClock
 from harness.decode import generate
 from harness.sampling import Sampling
 from harness.verdicts import stands
-from targets import smollm2
+from targets import across_gpus, smollm2
 from targets.base import TargetOptions
 from targets.load import load_target
+from targets.transformers_lm import TransformersTarget
 
 pytestmark = [
     pytest.mark.gpu,
@@ -277,3 +289,84 @@ def test_training_attention_of_a_gpu_equals_that_of_a_cpu(monkeypatch: pytest.Mo
     monkeypatch.setattr(BlockLayout, "flex", BlockLayout.gathered)
     for ours, theirs in zip(flex, outputs(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
+
+
+@pytest.fixture
+def small_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """Of a drafter for a tiny target."""
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    return TrainConfig(
+        target=str(write_model(tmp_path / "model", hidden_size=64)),
+        data=write_prompts(tmp_path / "prompts.jsonl", 8),
+        steps=4,
+        batch_size=2,
+        num_anchors=4,
+        block_size=4,
+        num_layers=1,
+        num_features=2,
+        train_vocab_size=30,
+        max_new_tokens=12,
+        held_back=0.3,
+        features="none",
+        dtype="float32",
+        device="cuda",
+    )
+
+
+def test_a_target_half_on_a_gpu_and_half_on_the_cpu(small_training: TrainConfig) -> None:
+    """What trains a drafter meets two devices that compute, on a machine with one GPU."""
+    options = TargetOptions(name=small_training.target, dtype="float32", attn="sdpa")
+    whole = load_target(options)
+    model = copy.deepcopy(whole.model)
+    names = ("model.embed_tokens", "lm_head", "model.rotary_emb", *map(layer_name, range(3)))
+    places: dict[str, Any] = dict.fromkeys(names, 0)
+    places |= dict.fromkeys(("model.norm", *map(layer_name, range(3, 5))), "cpu")
+    dispatch_model(model, places, main_device="cpu", skip_keys=["past_key_values"])
+    across_gpus.bring_back(model)
+    parts = TransformersTarget(model, whole.tokenizer, name="parts")
+    assert parts.device == torch.device("cuda:0")
+    ids = torch.randint(0, whole.vocab_size, (3, 11), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    expected = whole.features_of(ids, mask, (0, 3), with_output=True)
+    found = parts.features_of(ids.cuda(), mask.cuda(), (0, 3), with_output=True)
+    assert found.device == parts.device
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-3)
+    queries = [Query(tuple(row[: 4 + 2 * place]), place) for place, row in enumerate(ids.tolist())]
+    answers = [
+        dict(BatchGenerator(target, 9, batch_size=2).generate(queries)) for target in (parts, whole)
+    ]
+    assert answers[0] == answers[1]
+    head = SharedHead.of(parts, torch.arange(20))
+    shared = (head.embedding, head.lm_head, head.label_of, head.final_norm)
+    assert all(part is not None and part.device == parts.device for part in shared)
+
+
+def layer_name(layer: int) -> str:
+    return f"model.layers.{layer}"
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="torch sees fewer than two GPUs here")
+def test_a_target_too_large_for_one_gpu_is_trained_for_on_two(
+    small_training: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPUs that look as small as the model is: the same features, and the same training."""
+
+    def train(name: str) -> tuple[Workbench, Variant]:
+        monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / name))  # nothing is taken over
+        bench = open_workbench(small_training, [Objective()])
+        chosen = {"uniform": Objective()}
+        (variant,) = train_variants(bench, small_training, chosen, tmp_path / name / "snapshots")
+        return bench, variant
+
+    whole, expected = train("whole")
+    weights = list(whole.target.model.parameters())
+    assert {item.device for item in weights} == {torch.device("cuda:0")}
+    needed = sum(item.numel() * item.itemsize for item in weights)
+    monkeypatch.setattr(across_gpus, "free_bytes", lambda gpus: dict.fromkeys(gpus, needed))
+    parts, found = train("parts")
+    assert len({item.device for item in parts.target.model.parameters()}) == 2
+    assert parts.device == parts.target.device == torch.device("cuda:0")
+    assert parts.corpus.digest == whole.corpus.digest
+    torch.testing.assert_close(parts.features([0, 1]), whole.features([0, 1]))
+    for ours, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)

@@ -12,6 +12,7 @@ from drafters.block_diffusion import replay as module
 from drafters.block_diffusion.data import TrainingSequence, make_blocks
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
+from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
 from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
@@ -203,6 +204,21 @@ def test_log_q_is_that_of_the_drafting_distribution(target, model, sequences, vo
         assert np.isnan(item.log_q[place, len(ahead) :]).all()
 
 
+def test_logits_are_scaled_and_capped_as_the_drafters_config_says(target, model, sequences):
+    body = dataclasses.replace(model.config, output_multiplier=0.5, final_logit_softcapping=2.0)
+    other = BlockDiffusionModel(body)
+    other.load_state_dict(model.state_dict())
+    drafts = drafts_of(target, other.eval().requires_grad_(False), sequences[:1])[0]
+    sequence = sequences[0]
+    drafter = BlockDiffusionDrafter(other, target, TRAINED, "sample")
+    features = features_of(target, sequences)([0])[: sequence.start]
+    drafter.start(torch.tensor(sequence.ids[: sequence.start]), features, Sampling(temperature=1.0))
+    first, *ahead = sequence.ids[sequence.start :][:TRAINED]
+    q = drafter.propose(sequence.ids[: sequence.start], first, TRAINED).q
+    expected = [float(q[k, token].log()) for k, token in enumerate(ahead)]
+    np.testing.assert_allclose(drafts.log_q[0], expected, atol=1e-4)
+
+
 def test_the_walk_by_hand():
     """Answer 1 … 7 and a limit of 8: three right of three, then none, then two places left."""
     answer = np.arange(1, 8)
@@ -243,3 +259,13 @@ def test_the_reward_of_a_certain_block_is_one_and_of_an_impossible_one_nothing()
     found = chain_correlation(drafts)
     assert found.num_pairs == 12
     assert found.pearson == pytest.approx(1)
+
+
+def test_the_reward_of_a_block_is_that_of_its_prefixes():
+    """Rewards 1, 3/4 and 0 where 2, 1 and 0 drafts are right; by offsets alone the last had 1/2."""
+    log_q = [[0.0, 0.0], [0.0, np.log(0.5)], [-np.inf, 0.0], [0.0, np.nan]]
+    tokens = np.array([[2, 3], [3, 0], [0, 5], [0, 0]])
+    drafts = [Drafts(np.arange(1, 6), tokens, np.array(log_q, np.float32), 5) for _ in range(6)]
+    found = chain_correlation(drafts)
+    assert found.num_pairs == 18
+    assert found.pearson == pytest.approx(np.corrcoef([1, 0.75, 0], [2, 1, 0])[0, 1])

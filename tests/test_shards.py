@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from run_directories import config, generation, write_run
@@ -85,6 +86,33 @@ def test_a_process_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shards.place() == Place(rank=3, size=4, local_rank=1, local_size=2)
     monkeypatch.delenv("LOCAL_RANK")
     assert shards.place() == Place()
+
+
+@given(count=st.integers(0, 20), local_size=st.integers(1, 8))
+def test_processes_of_a_host_have_gpus_of_their_own(count: int, local_size: int) -> None:
+    shares = [
+        Place(local_rank=rank, local_size=local_size).gpus(count) for rank in range(local_size)
+    ]
+    given_out = [gpu for share in shares for gpu in share]
+    assert given_out == list(range(count - count % local_size))
+    assert {len(share) for share in shares} == {count // local_size}
+
+
+def test_a_process_takes_the_first_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
+    taken: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert shards.gpus("cuda") == (4, 5, 6, 7)
+    assert shards.gpus("cuda:1") == shards.gpus("cpu") == ()
+    shards._take_device(shards.place(), "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    shards._take_device(shards.place(), "cuda")
+    assert taken == [4, 1]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="2 processes were started here, but there are 1 GPUs"):
+        shards._take_device(shards.place(), "cuda")
 
 
 def test_shares_are_a_partition(toy_plugin: Path) -> None:

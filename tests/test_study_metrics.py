@@ -8,8 +8,10 @@ import itertools
 import numpy as np
 import pytest
 
+from harness import bootstrap
 from harness import study_curves as curves_of
 from harness import study_metrics as metrics
+from harness.correlation import clustered_correlation
 from harness.metrics import NoData
 from harness.study import Arm, Recipe
 from harness.study_metrics import ALL_THREE, SUM_OF_SINGLES, Tau, contrast, effects
@@ -78,6 +80,39 @@ def test_another_length_is_another_answer() -> None:
     shorter = (replayed("a", "p0", [2, 2]), *same.replayed[1:])
     other = dataclasses.replace(same, replayed=shorter)
     assert metrics.tau([{0: one}, {0: other}], ["a"]).num_prompts == 1
+
+
+def test_an_answer_without_rounds_counts_nowhere() -> None:
+    whole = measurement(arm(), {"a": [2, 2]})
+    both = dataclasses.replace(whole, replayed=(*whole.replayed, replayed("a", "p9", [])))
+    found = metrics.tau([{0: both}], ["a"])
+    assert (found.values.tolist(), found.num_prompts) == ([2], 2)
+
+
+def test_turns_of_a_conversation_are_one_prompt() -> None:
+    second = dataclasses.replace(replayed("a", "p0", [3] * 3), turn=2)
+    one = measurement(arm(), {"a": [2, 2]})
+    found = metrics.tau([{0: dataclasses.replace(one, replayed=(*one.replayed, second))}], ["a"])
+    # 12 tokens each: 6, 6 and 3 rounds.
+    assert found.values.tolist() == pytest.approx([36 / 15])
+    assert found.num_prompts == 2
+
+
+def test_there_is_no_interval_where_one_task_has_too_few_prompts() -> None:
+    found = metrics.tau([by_seed({"a": [2] * 5, "b": [3] * 4})], ["a", "b"])
+    assert found.draws is None
+    assert metrics.tau([by_seed({"a": [2] * 5, "b": [3] * 5})], ["a", "b"]).draws is not None
+
+
+def test_tasks_and_seeds_are_drawn_apart() -> None:
+    """Two tasks of the same answers: the mean of two draws varies half as much as one."""
+    mixed = [2, 4] * 10
+    one = metrics.tau([by_seed({"a": mixed})], ["a"]).draws
+    two = metrics.tau([by_seed({"a": mixed, "b": mixed})], ["a", "b"]).draws
+    assert one is not None and two is not None
+    assert two.var() == pytest.approx(one.var() / 2, rel=0.15)
+    prompts = bootstrap.draws(5, 0).astype(np.float64)
+    assert abs(np.corrcoef(metrics.seed_weights(5)[:, 0], prompts[:, 0])[0, 1]) < 0.1
 
 
 def test_weights_of_seeds_give_the_variance_of_their_mean() -> None:
@@ -187,6 +222,14 @@ def test_the_reward_is_held_against_what_was_accepted() -> None:
         curves_of.reward_association([measurement(arm(), {"a": taus})])
 
 
+def test_a_reward_of_nothing_counts_and_an_unknown_one_does_not() -> None:
+    item = replayed("a", "p0", [0, 3, 1, 2], rewards=[0.0, 0.9, None, 0.5])
+    other = replayed("b", "p0", [3, 3, 1, 1], rewards=[0.8, 1.0, 0.2, 0.1])
+    found = dataclasses.replace(measurement(arm(), {"a": [2]}), replayed=(item, other))
+    made = curves_of.reward_association([found])
+    assert (made.num_pairs, made.num_clusters) == (7, 2)  # prompts of two tasks, of one name
+
+
 def test_the_proxy_is_held_against_replayed_tau_over_trainings() -> None:
     def curves(*taus: int):
         return [
@@ -203,6 +246,31 @@ def test_the_proxy_is_held_against_replayed_tau_over_trainings() -> None:
     for wrong in ([], curves(1, 2), curves(2, 2, 2)):
         with pytest.raises(NoData):
             curves_of.proxy_association(wrong)
+
+
+def test_points_without_the_proxy_are_left_out() -> None:
+    points = [
+        curves_of.curve([measurement(arm(), {"held_back": [k]}, train_time_tau=proxy)])
+        for k, proxy in ((1, 1.1), (2, None), (2, 1.3), (3, 1.2))
+    ]
+    assert curves_of.proxy_association(points).num_pairs == 3
+
+
+def test_an_association_has_the_intervals_of_its_own_coefficients() -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=60)
+    y = np.exp(3 * x) + draw.normal(size=60)
+    clusters = np.repeat(np.arange(12), 5)
+    found = curves_of.association(x.tolist(), y.tolist(), clusters.tolist())
+    expected = clustered_correlation(x, y, clusters)
+    for item, value, ends in (
+        (found.spearman, expected.spearman, expected.spearman_interval),
+        (found.pearson, expected.pearson, expected.pearson_interval),
+    ):
+        assert (item.value, item.low, item.high) == pytest.approx((value, *ends))
+    for first, second in (([1.0, 2.0, 3.0], [5.0] * 3), ([5.0] * 3, [1.0, 2.0, 3.0])):
+        with pytest.raises(NoData):
+            curves_of.association(first, second, [0, 1, 2])
 
 
 def test_pairs_of_one_cluster_are_drawn_together() -> None:

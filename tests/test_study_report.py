@@ -92,6 +92,9 @@ def test_other_tables_of_the_headline_budget(tmp_path: Path) -> None:
     assert curves[0]["Answers replayed"] == "4"
     correlation = table(markdown, "Do the proxies follow what is verified?")
     assert {row["In"] for row in correlation} >= {"all points of all trainings"}
+    pairs = {row["Of"] for row in correlation}
+    assert pairs == {"chain reward, draft tokens accepted", "train-time τ, replayed τ"}
+    assert all(f"**{pair[0].upper()}{pair[1:]}" in markdown for pair in pairs)  # is defined
     arms = table(markdown, "Trainings")
     assert len(arms) == 12 and arms[0]["Checkpoint"] == "checkpoints/uniform-seed0-steps10"
     for absent in ("Factorial", "Sweep of", "Horizon in use", "Responses trained on"):

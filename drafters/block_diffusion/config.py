@@ -61,7 +61,7 @@ class TrainConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Compute type; master weights and optimiser state are float32."""
     device: str = "auto"
-    """``cpu``, ``cuda`` or ``auto``."""
+    """``cpu``, ``cuda`` or ``auto``. A target too large for one GPU is spread over several."""
     revision: str | None = None
     """Hub revision of the target."""
     save_every: int = 100

@@ -190,7 +190,9 @@ def target_features(
     The target's expected rows over ``vocabulary`` stand behind them, if it is given.
     """
     width = len(layers) * target.hidden_size
-    rows = None if vocabulary is None else target.lm_head.weight.detach()[vocabulary]
+    rows = None
+    if vocabulary is not None:
+        rows = target.lm_head.weight.detach()[vocabulary].to(target.device)
     weights, digest = target.describe()["weights_sha256"], corpus_digest(sequences)
     name = f"{weights} {list(layers)} {digest} {target.dtype}"
     if vocabulary is not None:

@@ -35,7 +35,7 @@ class DraftHead:
         # A whole head is asked for at each call: the target may have packed it meanwhile.
         head = self._target.lm_head if self._part is None else self._part
         logits: torch.Tensor = head(hidden)
-        return logits
+        return logits.to(hidden.device)
 
     def token_ids(self, rows: torch.Tensor) -> torch.Tensor:
         """Tokens ``[n]`` of rows of the head."""
@@ -66,7 +66,8 @@ def scaled(logits: torch.Tensor, config: DrafterConfig) -> torch.Tensor:
 
 def _rows(head: nn.Linear, rows: torch.Tensor) -> nn.Module:
     part = nn.Linear(head.in_features, len(rows), bias=head.bias is not None, device="meta")
-    part.weight = nn.Parameter(head.weight.detach()[rows], requires_grad=False)
+    its = rows.to(head.weight.device)
+    part.weight = nn.Parameter(head.weight.detach()[its].to(rows.device), requires_grad=False)
     if head.bias is not None:
-        part.bias = nn.Parameter(head.bias.detach()[rows], requires_grad=False)
+        part.bias = nn.Parameter(head.bias.detach()[its].to(rows.device), requires_grad=False)
     return PackedLinear(part) if can_pack(part) else part

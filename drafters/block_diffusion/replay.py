@@ -143,8 +143,9 @@ def walk(drafts: Drafts) -> tuple[Round, ...]:
 
 
 def chain_correlation(drafts: Sequence[Drafts]) -> Correlation:
-    """The chain reward of a block against its accepted length, over all blocks of the answers.
+    """The chain reward of a block against its accepted length, behind every token of the answers.
 
+    Rounds begin behind some tokens only; of those it is `harness.study_curves.reward_association`.
     Blocks that reach over the end of their answer are left out. The reward is that of
     arXiv 2606.11552, Eq. 12, with the answer's tokens for the training data's.
 

@@ -43,17 +43,21 @@ class SharedHead:
 
     @classmethod
     def of(cls, target: TransformersTarget, vocabulary: torch.Tensor) -> SharedHead:
-        """Shared parts of ``target``; cloned, so that they may take part in a backward pass."""
-        rows = vocabulary.to(target.device)
-        label_of = torch.full((target.vocab_size,), -1, device=target.device)
-        label_of[rows] = torch.arange(len(rows), device=target.device)
+        """Shared parts of ``target``; copied, so that they may take part in a backward pass.
+
+        All are on the target's own device, whichever GPU of several they come from.
+        """
+        device = target.device
+        label_of = torch.full((target.vocab_size,), -1, device=device)
+        label_of[vocabulary.to(device)] = torch.arange(len(vocabulary), device=device)
+        head = target.lm_head.weight.detach()
         norm = getattr(target.model.get_decoder(), "norm", None)
         weight = getattr(norm, "weight", None)
         return cls(
-            target.embed_tokens.weight.detach().clone(),
-            target.lm_head.weight.detach()[rows].clone(),
+            target.embed_tokens.weight.detach().to(device, copy=True),
+            head[vocabulary.to(head.device)].to(device),
             label_of,
-            None if weight is None else weight.detach().clone(),
+            None if weight is None else weight.detach().to(device, copy=True),
         )
 
 

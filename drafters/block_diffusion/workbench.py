@@ -66,7 +66,7 @@ class Workbench:
 
     @property
     def device(self) -> torch.device:
-        """Where everything is."""
+        """Where everything is but the layers of a target that other GPUs share."""
         return self.head.embedding.device
 
     def features(self, indices: Sequence[int]) -> torch.Tensor:

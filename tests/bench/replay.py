@@ -80,7 +80,8 @@ def main(options: Options) -> int:
                 compared, differing = compared + num_rounds, differing + different
                 words.append(f"{name}: {different} of {num_rounds} rounds differ")
             print(f"{item.method:12} {task:14} replayed τ {tau:.3f}   " + "   ".join(words))
-        print(f"{item.method:12} chain reward and accepted length: {chain_correlation(every)}")
+        found = chain_correlation(every)
+        print(f"{item.method:12} chain reward and accepted length, behind every token: {found}")
     print(f"{compared} rounds compared, {differing} differ ({target.dtype})")
     print(json.dumps({"run_id": run.config["run_id"], "replayed_tau": table}))
     return int(differing > 0 and target.dtype == torch.float32)
