@@ -9,6 +9,10 @@ DRAFTERS: dict[str, Entry] = {
     "chain": Entry(BLOCK_DIFFUSION, "block diffusion, chain reward, α = 40 (Eq. 12)"),
     "combined": Entry(BLOCK_DIFFUSION, "block diffusion, all three interventions (Eq. 13)"),
     "dflash": Entry(BLOCK_DIFFUSION, "any published DFlash checkpoint: dflash=PATH_OR_HUB_ID"),
+    "draft_model": Entry(
+        "drafters.draft_model:build",
+        "a small causal LM, token by token: draft_model=PATH_OR_HUB_ID",
+    ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }
