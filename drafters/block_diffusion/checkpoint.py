@@ -11,14 +11,18 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from drafters.block_diffusion.checkpoint_files import (
+    Source,
+    locate,
     read_object,
     read_training,
     read_vocabulary,
@@ -39,17 +43,35 @@ OWN = Path(__file__).resolve().parent.parent / "checkpoints"
 
 _VOCABULARY = "draft_vocabulary.json"
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 class MissingCheckpoint(UserError):
     """No drafter of this name has been trained for the target."""
 
 
+class MadeFor(Protocol):
+    """The shapes by which a drafter's config names its target."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Of its outputs."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of its LM head."""
+
+    @property
+    def num_target_layers(self) -> int:
+        """All that it has."""
+
+
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Generic[Network]):
     """A drafter read from disk.
 
     Attributes:
-        model: in eval mode, on the CPU, in the dtype of the file.
+        model: in eval mode; a block-diffusion drafter on the CPU, in the dtype of the file.
         vocabulary: ``[V']`` int64, the tokens it was trained on, ascending; None for all.
         training: content of ``training.json``; None for a foreign checkpoint.
         location: path or hub id, as it was asked for.
@@ -57,7 +79,7 @@ class Checkpoint:
         weights_sha256: digest of the weight files.
     """
 
-    model: BlockDiffusionModel
+    model: Network
     vocabulary: torch.Tensor | None
     training: dict[str, Any] | None
     location: str
@@ -118,32 +140,36 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     )
 
 
-def load(location: str, target: Target) -> Checkpoint:
+def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:
     """Read a drafter from a directory or the hub, and check that it was made for ``target``.
 
     Raises:
         UserError: it is not there, truncated, of another architecture, or for another target.
     """
-    directory = Path(location)
-    resolved = None
-    if not directory.is_dir():
-        directory, resolved = _download(location)
-    body = read_object(directory / "config.json")
-    config = config_from_json(body, str(directory))
+    source = locate(location)
+    directory = source.directory
+    config = config_from_json(read_object(directory / "config.json"), str(directory))
     check_target(config, target, location)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
-    model = _build(config, read_weights(files, directory), directory)
+    model = _build(config, read_weights(source.weight_files, directory), directory)
+    return with_records(model, source, target)
+
+
+def with_records(model: Network, source: Source, target: Target) -> Checkpoint[Network]:
+    """``model`` with what its checkpoint says beside the weights.
+
+    Raises:
+        UserError: one of those files is broken.
+    """
+    directory = source.directory
     training = read_training(directory / "training.json")
-    _warn_of_other_weights(training, target, location)
+    _warn_of_other_weights(training, target, source.location)
     return Checkpoint(
         model.eval().requires_grad_(False),
-        read_vocabulary(directory / _VOCABULARY, config.vocab_size),
+        read_vocabulary(directory / _VOCABULARY, target.vocab_size),
         training,
-        location,
-        resolved,
-        weights_digest(files),
+        source.location,
+        source.revision,
+        weights_digest(source.weight_files),
     )
 
 
@@ -165,10 +191,7 @@ def _build(
             f"{directory}/config.json asks for a drafter that cannot be built ({error}); fetch or "
             "train it again."
         ) from error
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
-    if wrong:
+    if wrong := misfits(expected, state):
         raise UserError(mismatch.format(wrong[0]))
     # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
     model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
@@ -176,7 +199,15 @@ def _build(
     return model
 
 
-def check_target(config: DrafterConfig, target: Target, location: str) -> None:
+def misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Keys of weights that are missing, strange, of another shape, or no floating-point numbers."""
+    wrong = sorted(set(expected) ^ set(state))
+    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
+    return wrong
+
+
+def check_target(config: MadeFor, target: Target, location: str) -> None:
     """Refuse a drafter whose shapes show that it belongs to another target.
 
     Raises:
@@ -217,15 +248,25 @@ def save(
     vocabulary: torch.Tensor | None = None,
 ) -> None:
     """Write a checkpoint beside ``directory`` and move it there whole."""
+    state = model.state_dict()
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    write(directory, state, config_to_json(model.config, dtype), training, vocabulary)
+
+
+def write(
+    directory: Path,
+    state: Mapping[str, torch.Tensor],
+    config: dict[str, Any],
+    training: dict[str, Any],
+    vocabulary: torch.Tensor | None = None,
+) -> None:
+    """`save` for weights and ``config.json`` of any drafter."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
-        state = {
-            key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
-        }
-        dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-        save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
-        write_json(scratch / "config.json", config_to_json(model.config, dtype))
+        kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(kept, scratch / "model.safetensors", metadata={"format": "pt"})
+        write_json(scratch / "config.json", config)
         write_json(scratch / "training.json", training)
         if vocabulary is not None:
             # On one line: thousands of ids.
@@ -237,18 +278,3 @@ def save(
         os.replace(scratch, directory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _download(location: str) -> tuple[Path, str]:
-    if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = snapshot_download(location, allow_patterns=["*.json", "*.safetensors"])
-    except Exception as error:
-        raise UserError(
-            f"drafter {location} is neither a directory nor to be had from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a directory."
-        ) from error
-    return Path(path), Path(path).name

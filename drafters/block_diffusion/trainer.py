@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,13 +92,7 @@ def train_variants(
     variants = [
         _variant(name, objective, config, bench, root) for name, objective in objectives.items()
     ]
-    steps = bench.replicas.ring.exchange([variant.step for variant in variants])
-    if any(told != steps[0] for told in steps):
-        raise UserError(
-            "the processes found different snapshots to go on from; HARNESS_CACHE_DIR must be a "
-            "directory that all hosts share."
-        )
-    _run(variants, config, bench, max(1, config.steps // num_measurements), watch)
+    run(variants, bench, config, num_measurements, watch)
     return variants
 
 
@@ -123,18 +118,28 @@ def _variant(
     return variant
 
 
-def _run(
-    variants: list[Variant],
-    config: TrainConfig,
+def run(
+    variants: Sequence[Variant],
     bench: Workbench,
-    every: int,
-    watch: Callable[[Sequence[Variant]], object],
+    config: TrainConfig,
+    num_measurements: int = _EVALS,
+    watch: Callable[[Sequence[Variant]], object] = lambda variants: None,
 ) -> None:
     """Take every variant to the last step; those behind catch up first, on the same batches.
 
+    Arguments as in `train_variants`; each variant goes on from where its snapshot left it.
+
     Raises:
+        UserError: the processes are at different steps.
         KeyboardInterrupt: asked to stop; the step was finished and saved first.
     """
+    steps = bench.replicas.ring.exchange([variant.step for variant in variants])
+    if any(told != steps[0] for told in steps):
+        raise UserError(
+            "the processes found different snapshots to go on from; HARNESS_CACHE_DIR must be a "
+            "directory that all hosts share."
+        )
+    every = max(1, config.steps // num_measurements)
     first = min((variant.step for variant in variants), default=config.steps)
     if first == config.steps:
         return
@@ -255,13 +260,26 @@ def _summary(variants: Sequence[Variant]) -> str:
 
 def export(variant: Variant, config: TrainConfig, bench: Workbench, directory: Path) -> Path:
     """Write the variant's checkpoint, with the record of its training, to ``directory``."""
+    model, training = variant.export(bench.corpus.scale), training_record(variant, config, bench)
+    checkpoint.save(directory, model, training, trained_vocabulary(bench))
+    return directory
+
+
+def trained_vocabulary(bench: Workbench) -> torch.Tensor | None:
+    """Tokens of the softmax in training, for the checkpoint; None where it had all."""
+    vocabulary = bench.corpus.vocabulary
+    return None if len(vocabulary) == bench.target.vocab_size else vocabulary
+
+
+def training_record(variant: Variant, config: TrainConfig, bench: Workbench) -> dict[str, Any]:
+    """Content of ``training.json``."""
     row = dataclasses.asdict(variant.objective)
     # JSON has no infinity; null is "no decay".
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
     settings, corpus = bench.settings(config), bench.corpus
     commit, dirty = provenance.source_state(checkpoint.OWN.parent.parent)
-    training = {
+    return {
         "name": variant.name,
         "objective": row,
         **settings,
@@ -276,7 +294,3 @@ def export(variant: Variant, config: TrainConfig, bench: Workbench, directory: P
         "versions": provenance.versions(),
         "measured": variant.history,
     }
-    whole = len(corpus.vocabulary) == bench.target.vocab_size
-    vocabulary = None if whole else corpus.vocabulary
-    checkpoint.save(directory, variant.export(corpus.scale), training, vocabulary)
-    return directory

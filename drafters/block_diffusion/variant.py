@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from drafters.block_diffusion.data import Blocks
 from drafters.block_diffusion.head import label_log_prob, label_log_prob_and_soft_ce
@@ -25,6 +27,18 @@ from targets.transformers_lm import TransformersTarget
 
 LOGGED = ("loss", "cross_entropy", "first_error", "chain_reward")
 """Parts of a `Loss` whose means stand in the history of a training."""
+
+
+class DraftNetwork(Protocol):
+    """What can be trained on blocks."""
+
+    def drafts(
+        self, blocks: Blocks, features: torch.Tensor, embedding: torch.Tensor
+    ) -> torch.Tensor:
+        """Outputs ``[N, K − 1, D]`` that predict the labels; see `BlockDiffusionModel.drafts`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them are trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class SharedHead:
 
 
 def block_loss(
-    model: BlockDiffusionModel,
+    model: DraftNetwork,
     blocks: Blocks,
     features: torch.Tensor,
     head: SharedHead,
@@ -100,7 +114,7 @@ def teacher_rows(blocks: Blocks) -> torch.Tensor:
 
 
 def label_rows(
-    model: BlockDiffusionModel, blocks: Blocks, features: torch.Tensor, head: SharedHead
+    model: DraftNetwork, blocks: Blocks, features: torch.Tensor, head: SharedHead
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The drafter's outputs where there is a label.
 
@@ -186,7 +200,7 @@ class Variant:
         self,
         name: str,
         objective: Objective,
-        model: BlockDiffusionModel,
+        model: DraftNetwork,
         initial_weights: str,
         learning_rate: float,
         snapshot: Path,
@@ -242,6 +256,7 @@ class Variant:
 
     def export(self, scale: torch.Tensor) -> BlockDiffusionModel:
         """The drafter for raw features: the scale they were divided by moves into ``fc``."""
+        assert isinstance(self.model, BlockDiffusionModel)
         model = BlockDiffusionModel(self.model.config).to(self.model.norm.weight)
         model.load_state_dict(self.model.state_dict())
         index = [name for name, _ in self.model.named_parameters()].index("fc.weight")
