@@ -13,6 +13,11 @@ DRAFTERS: dict[str, Entry] = {
         "drafters.draft_model:build",
         "a small causal LM, token by token: draft_model=PATH_OR_HUB_ID",
     ),
+    "student": Entry(
+        "drafters.student.drafter:build",
+        "two of the target's layers, distilled from it, token by token",
+        trainer="drafters.student.trainer:train",
+    ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }

@@ -114,7 +114,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainCommand:
-    """Train block-diffusion drafters for a target."""
+    """Train drafters for a target."""
 
     config: OmitArgPrefixes[TrainConfig]
     plugin: Plugins = ()

@@ -35,6 +35,9 @@ class Entry:
     description: str
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments bound to the implementation."""
+    trainer: str | None = None
+    """Of a drafter that is trained otherwise than by an objective: ``module:attribute``, a function
+    from a ``TrainConfig`` to checkpoint directories."""
 
     def load(self) -> Any:
         """The object behind ``path``.

@@ -30,9 +30,9 @@ def data(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
-    """Train block-diffusion drafters for a target."""
+    """Train drafters for a target."""
     command = parse(TrainCommand, arguments, "train")
-    from drafters.block_diffusion.trainer import train
+    from drafters.training import train
 
     for checkpoint in train(command.config):
         print(checkpoint)

@@ -12,7 +12,7 @@ class TrainConfig:
     """What ``harness train`` is told: the architecture, data order and budget of every variant."""
 
     drafter: str = "combined"
-    """One objective's name, several separated by commas, or ``all``."""
+    """An objective's name, ``student``, several separated by commas, or ``all`` for the five."""
     target: str = "smollm2"
     """Target to train for: a name in the table, a local directory or a hub id."""
     data: Path | None = None
@@ -36,7 +36,7 @@ class TrainConfig:
     block_size: int = 6
     """Tokens of a block, the anchor included."""
     num_layers: int = 2
-    """Layers of the drafter."""
+    """Layers of the drafter; a student starts from as many of the target's."""
     num_features: int = 5
     """Target layers whose outputs the drafter reads."""
     learning_rate: float = 1e-3
