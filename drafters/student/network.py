@@ -90,7 +90,7 @@ class Student(nn.Module):
             features: ``[T, D]``, their embedded tokens.
             embedding: not used; the tokens come embedded.
         """
-        padded = pad_sequence(torch.split(features, list(blocks.lengths)), batch_first=True)
+        padded = pad_sequence(list(torch.split(features, list(blocks.lengths))), batch_first=True)
         # Padding stands on the right, where no real token looks.
         rows = self.outputs(padded)
         pairs = zip(rows, blocks.lengths, strict=True)
