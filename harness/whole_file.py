@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files and directories that are there whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +34,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, body: Mapping[str, Any]) -> None:
     """`write_text` of indented JSON."""
     write_text(path, json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def whole_directory(directory: Path) -> Iterator[Path]:
+    """A directory to fill; it takes the place of ``directory`` when the block ends well."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if directory.exists():
+            shutil.rmtree(directory)
+        os.replace(scratch, directory)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

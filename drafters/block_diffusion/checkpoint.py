@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -21,8 +18,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from drafters.block_diffusion.checkpoint_files import (
-    Source,
-    locate,
     read_object,
     read_training,
     read_vocabulary,
@@ -32,7 +27,7 @@ from drafters.block_diffusion.dflash_config import config_from_json, config_to_j
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
 from harness.user_cache import user_cache
-from harness.whole_file import write_json
+from harness.whole_file import whole_directory, write_json
 from targets.base import Target
 from targets.digest import weights_digest
 
@@ -48,22 +43,6 @@ Network = TypeVar("Network", bound=nn.Module)
 
 class MissingCheckpoint(UserError):
     """No drafter of this name has been trained for the target."""
-
-
-class MadeFor(Protocol):
-    """The shapes by which a drafter's config names its target."""
-
-    @property
-    def hidden_size(self) -> int:
-        """Of its outputs."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of its LM head."""
-
-    @property
-    def num_target_layers(self) -> int:
-        """All that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +69,7 @@ class Checkpoint(Generic[Network]):
         """JSON-ready facts for the record of a run."""
         training = self.training or {}
         return {
-            "path": _public(self.location),
+            "path": public_location(self.location),
             "revision": self.revision,
             "weights_sha256": self.weights_sha256,
             "num_parameters": sum(p.numel() for p in self.model.parameters()),
@@ -99,7 +78,7 @@ class Checkpoint(Generic[Network]):
         }
 
 
-def _public(location: str) -> str:
+def public_location(location: str) -> str:
     """``location`` without the directories of this machine, where it is one of the usual places."""
     for root, name in ((OWN, "drafters/checkpoints"), (user_cache(), "user cache")):
         if Path(location).is_relative_to(root):
@@ -140,6 +119,47 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a checkpoint was found.
+
+    Attributes:
+        location: path or hub id, as it was asked for.
+        directory: its files.
+        revision: resolved hub commit, None for a directory.
+    """
+
+    location: str
+    directory: Path
+    revision: str | None
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """At least one.
+
+        Raises:
+            UserError: there is none.
+        """
+        files = sorted(self.directory.glob("*.safetensors"))
+        if not files:
+            raise UserError(
+                f"{self.directory} holds no .safetensors file; fetch the checkpoint again."
+            )
+        return files
+
+
+def locate(location: str) -> Source:
+    """The directory ``location``, or that of the hub's files.
+
+    Raises:
+        UserError: it is neither.
+    """
+    directory = Path(location)
+    if directory.is_dir():
+        return Source(location, directory, None)
+    return Source(location, *download(location, ("*.json", "*.safetensors")))
+
+
 def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:
     """Read a drafter from a directory or the hub, and check that it was made for ``target``.
 
@@ -160,12 +180,11 @@ def with_records(model: Network, source: Source, target: Target) -> Checkpoint[N
     Raises:
         UserError: one of those files is broken.
     """
-    directory = source.directory
-    training = read_training(directory / "training.json")
-    _warn_of_other_weights(training, target, source.location)
+    training = read_training(source.directory / "training.json")
+    warn_of_other_weights(training, target, source.location)
     return Checkpoint(
         model.eval().requires_grad_(False),
-        read_vocabulary(directory / _VOCABULARY, target.vocab_size),
+        read_vocabulary(source.directory / _VOCABULARY, target.vocab_size),
         training,
         source.location,
         source.revision,
@@ -207,6 +226,22 @@ def misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tens
     return wrong
 
 
+class MadeFor(Protocol):
+    """What the config of a drafter tells of its target."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the target's layers."""
+
+    @property
+    def num_target_layers(self) -> int:
+        """Layers of the target."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the target's LM head."""
+
+
 def check_target(config: MadeFor, target: Target, location: str) -> None:
     """Refuse a drafter whose shapes show that it belongs to another target.
 
@@ -225,7 +260,7 @@ def check_target(config: MadeFor, target: Target, location: str) -> None:
             )
 
 
-def _warn_of_other_weights(training: dict[str, Any] | None, target: Target, location: str) -> None:
+def warn_of_other_weights(training: dict[str, Any] | None, target: Target, location: str) -> None:
     """Shapes cannot tell a model from its fine-tunes; the record of the training can."""
     facts = (training or {}).get("target")
     trained_for = facts.get("weights_sha256") if isinstance(facts, dict) else None
@@ -261,9 +296,7 @@ def write(
     vocabulary: torch.Tensor | None = None,
 ) -> None:
     """`save` for weights and ``config.json`` of any drafter."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    try:
+    with whole_directory(directory) as scratch:
         kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
         save_file(kept, scratch / "model.safetensors", metadata={"format": "pt"})
         write_json(scratch / "config.json", config)
@@ -272,9 +305,23 @@ def write(
             # On one line: thousands of ids.
             ids = json.dumps({"token_ids": vocabulary.tolist()})
             (scratch / _VOCABULARY).write_text(ids + "\n", encoding="utf-8")
-        scratch.chmod(0o755)
-        if directory.exists():
-            shutil.rmtree(directory)
-        os.replace(scratch, directory)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Files of a hub repository: their directory and the commit.
+
+    Raises:
+        UserError: no hub id, or not to be had.
+    """
+    if location.count("/") != 1 or location.startswith((".", "/", "~")):
+        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(location, allow_patterns=list(patterns))
+    except Exception as error:
+        raise UserError(
+            f"drafter {location} is neither a directory nor to be had from the hub "
+            f"({type(error).__name__}); check the name and the network, or give a directory."
+        ) from error
+    return Path(path), Path(path).name

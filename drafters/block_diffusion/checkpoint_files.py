@@ -1,9 +1,8 @@
-"""The files of a drafter checkpoint, found and read one by one; what is broken is a sentence."""
+"""The files of a drafter checkpoint, read one by one; what is broken in one is a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +13,6 @@ from safetensors.torch import load_file
 from harness.errors import UserError
 from harness.run_facts import TrainingFacts
 from harness.typed_json import parse_json, typed
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a checkpoint was found.
-
-    Attributes:
-        location: path or hub id, as it was asked for.
-        directory: its files.
-        revision: resolved hub commit, None for a directory.
-    """
-
-    location: str
-    directory: Path
-    revision: str | None
-
-    @property
-    def weight_files(self) -> list[Path]:
-        """At least one.
-
-        Raises:
-            UserError: there is none.
-        """
-        files = sorted(self.directory.glob("*.safetensors"))
-        if not files:
-            raise UserError(
-                f"{self.directory} holds no .safetensors file; fetch the checkpoint again."
-            )
-        return files
-
-
-def locate(location: str) -> Source:
-    """The directory ``location``, or that of the hub's files.
-
-    Raises:
-        UserError: it is neither.
-    """
-    directory = Path(location)
-    if directory.is_dir():
-        return Source(location, directory, None)
-    directory, revision = _download(location)
-    return Source(location, directory, revision)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -129,18 +86,3 @@ def read_vocabulary(path: Path, vocab_size: int) -> torch.Tensor | None:
             "fetch or train the checkpoint again."
         )
     return torch.tensor(ids)
-
-
-def _download(location: str) -> tuple[Path, str]:
-    if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = snapshot_download(location, allow_patterns=["*.json", "*.safetensors"])
-    except Exception as error:
-        raise UserError(
-            f"drafter {location} is neither a directory nor to be had from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a directory."
-        ) from error
-    return Path(path), Path(path).name

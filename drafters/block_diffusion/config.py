@@ -12,7 +12,8 @@ class TrainConfig:
     """What ``harness train`` is told: the architecture, data order and budget of every variant."""
 
     drafter: str = "combined"
-    """An objective's name, ``student``, several separated by commas, or ``all`` for the five."""
+    """Name of an objective or a drafter that can be trained, several separated by commas, or
+    ``all``: the five objectives."""
     target: str = "smollm2"
     """Target to train for: a name in the table, a local directory or a hub id."""
     data: Path | None = None

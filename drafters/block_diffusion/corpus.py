@@ -69,16 +69,29 @@ class Corpus:
     prompts: TrainingPrompts
 
 
-def build_corpus(
-    config: TrainConfig,
-    target: TransformersTarget,
-    layers: Sequence[int],
-    *,
-    distill: bool = False,
-) -> Corpus:
-    """Read prompts, complete responses and features; all of it cached and resumable.
+@dataclass(frozen=True, slots=True)
+class ResponseSet:
+    """Prompts with the responses to them, and which of those are trained on.
 
-    With ``distill`` the target's expected rows are kept beside its features.
+    Attributes:
+        sequences: all of them.
+        train: indices trained on.
+        held_back: indices kept out.
+        drawn: indices of responses that were drawn above temperature 0; the others are greedy.
+        digest: of all token ids.
+        prompts: what the sequences were made of, and where it came from.
+    """
+
+    sequences: list[TrainingSequence]
+    train: list[int]
+    held_back: list[int]
+    drawn: frozenset[int]
+    digest: str
+    prompts: TrainingPrompts
+
+
+def build_responses(config: TrainConfig, target: TransformersTarget) -> ResponseSet:
+    """Read prompts and complete responses; cached and resumable.
 
     Raises:
         UserError: no prompts, too few of them, or responses of another tokenizer.
@@ -96,7 +109,27 @@ def build_corpus(
     train = sorted(set(range(len(kept))) - set(held))
     if not train:
         raise UserError(f"{prompts.name} holds too few prompts to train on ({len(kept)}).")
+    drawn = (i for i, row in enumerate(kept) if (row.sampling or {}).get("temperature"))
     digest = corpus_digest(sequences)
+    return ResponseSet(sequences, train, held, frozenset(drawn), digest, prompts)
+
+
+def build_corpus(
+    config: TrainConfig,
+    target: TransformersTarget,
+    layers: Sequence[int],
+    *,
+    distill: bool = False,
+) -> Corpus:
+    """Read prompts, complete responses and features; all of it cached and resumable.
+
+    With ``distill`` the target's expected rows are kept beside its features.
+
+    Raises:
+        UserError: as `build_responses`.
+    """
+    found = build_responses(config, target)
+    sequences, train = found.sequences, found.train
     vocabulary, coverage = torch.arange(target.vocab_size), 1.0
     if config.train_vocab_size:
         ids, coverage = frequent_tokens([sequences[i] for i in train], config.train_vocab_size)
@@ -108,15 +141,15 @@ def build_corpus(
     return Corpus(
         sequences,
         train,
-        held,
-        frozenset(i for i, row in enumerate(kept) if (row.sampling or {}).get("temperature")),
+        found.held_back,
+        found.drawn,
         features,
         expected,
         feature_scale(features, min(_SCALE_SEQUENCES, len(sequences))),
         vocabulary,
         coverage,
-        digest,
-        prompts,
+        found.digest,
+        found.prompts,
     )
 
 

@@ -65,6 +65,15 @@ def batches(lengths: Sequence[int], batch_size: int, seed: int) -> Iterator[Ints
         epoch += 1
 
 
+def training_order(
+    sequences: Sequence[TrainingSequence], train: Sequence[int], batch_size: int, seed: int
+) -> Iterator[list[int]]:
+    """Sequences of every step, out of ``train``; the same in all processes, see `batches`."""
+    lengths = [len(sequences[i].ids) for i in train]
+    for chosen in batches(lengths, batch_size, seed):
+        yield [train[i] for i in chosen]
+
+
 def draw_anchors(sequence: TrainingSequence, count: int, rng: np.random.Generator) -> Ints:
     """At most ``count`` distinct anchors, ascending."""
     available = sequence.num_anchors

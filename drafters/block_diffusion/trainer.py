@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.config import TrainConfig
@@ -20,19 +19,19 @@ from drafters.block_diffusion.head import is_argmax
 from drafters.block_diffusion.objectives import FIVE, Objective, objective_loss
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
+from drafters.block_diffusion.snapshot import settings_digest
+from drafters.block_diffusion.steps import run_steps
+from drafters.block_diffusion.training_record import training_record
 from drafters.block_diffusion.variant import (
     LOGGED,
     Variant,
     block_loss,
     initial_model,
     label_rows,
-    settings_digest,
     start_from_target,
 )
 from drafters.block_diffusion.workbench import Pass, Workbench, open_workbench
-from harness import provenance, registry
-from harness.errors import UserError
-from harness.interrupt import interrupt_deferred
+from harness import registry
 from harness.user_cache import user_cache
 
 _EVAL_SEQUENCES = 48
@@ -92,7 +91,7 @@ def train_variants(
     variants = [
         _variant(name, objective, config, bench, root) for name, objective in objectives.items()
     ]
-    run(variants, bench, config, num_measurements, watch)
+    run(variants, config, bench, num_measurements, watch)
     return variants
 
 
@@ -120,59 +119,32 @@ def _variant(
 
 def run(
     variants: Sequence[Variant],
-    bench: Workbench,
     config: TrainConfig,
+    bench: Workbench,
     num_measurements: int = _EVALS,
     watch: Callable[[Sequence[Variant]], object] = lambda variants: None,
 ) -> None:
-    """Take every variant to the last step; those behind catch up first, on the same batches.
+    """Take every variant, resumed, to the last step, all on the same batches.
 
-    Arguments as in `train_variants`; each variant goes on from where its snapshot left it.
-
-    Raises:
-        UserError: the processes are at different steps.
-        KeyboardInterrupt: asked to stop; the step was finished and saved first.
+    Arguments and errors as of `train_variants` and `steps.run_steps`.
     """
-    steps = bench.replicas.ring.exchange([variant.step for variant in variants])
-    if any(told != steps[0] for told in steps):
-        raise UserError(
-            "the processes found different snapshots to go on from; HARNESS_CACHE_DIR must be a "
-            "directory that all hosts share."
-        )
     every = max(1, config.steps // num_measurements)
     first = min((variant.step for variant in variants), default=config.steps)
-    if first == config.steps:
-        return
-    is_first = bench.replicas.place.is_first
     order = itertools.islice(bench.order(config), first, None)
-    bar = tqdm(
-        total=config.steps,
-        initial=first,
-        desc="training",
-        unit="step",
-        disable=None if is_first else True,
-    )
-    with bar, interrupt_deferred() as interrupted:
-        for step in range(first, config.steps):
-            passes = bench.passes(next(order), step, config)
-            shares = _shares(passes, bench)
-            last = step + 1 == config.steps
-            for variant in variants:
-                if variant.step == step:
-                    _step(variant, config, passes, shares, bench)
-            if (step + 1) % every == 0 or last:
-                measured = [v for v in variants if v.step == step + 1]
-                measure(measured, bench, config)
-                watch(measured)
-            bar.update()
-            bar.set_postfix_str(_summary(variants))
-            # One process's signal is all processes': they must stop at the same step.
-            stop = bool(bench.replicas.sum(torch.tensor(float(interrupted()))))
-            if is_first and (stop or (step + 1) % config.save_every == 0 or last):
-                for variant in variants:
-                    variant.save()
-            if stop:
-                raise KeyboardInterrupt
+
+    def take(step: int) -> None:
+        passes = bench.passes(next(order), step, config)
+        shares = _shares(passes, bench)
+        for variant in variants:
+            if variant.step == step:
+                _step(variant, config, passes, shares, bench)
+        if (step + 1) % every == 0 or step + 1 == config.steps:
+            measured = [v for v in variants if v.step == step + 1]
+            measure(measured, bench, config)
+            watch(measured)
+
+    replicas, save_every = bench.replicas, config.save_every
+    run_steps(variants, config.steps, save_every, replicas, take, lambda: _summary(variants))
 
 
 def _shares(passes: Sequence[Pass | None], bench: Workbench) -> torch.Tensor:
@@ -260,37 +232,29 @@ def _summary(variants: Sequence[Variant]) -> str:
 
 def export(variant: Variant, config: TrainConfig, bench: Workbench, directory: Path) -> Path:
     """Write the variant's checkpoint, with the record of its training, to ``directory``."""
-    model, training = variant.export(bench.corpus.scale), training_record(variant, config, bench)
-    checkpoint.save(directory, model, training, trained_vocabulary(bench))
+    record = record_of(variant, bench.settings(config), bench)
+    checkpoint.save(
+        directory, variant.export(bench.corpus.scale), record, trained_vocabulary(bench)
+    )
     return directory
+
+
+def record_of(variant: Variant, settings: Mapping[str, Any], bench: Workbench) -> dict[str, Any]:
+    """Content of ``training.json``; ``settings`` as of `Workbench.settings`."""
+    row = dataclasses.asdict(variant.objective)
+    # JSON has no infinity; null is "no decay".
+    row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
+    del row["description"]
+    return training_record(
+        variant.name,
+        {"objective": row, **settings, "initial_weights": variant.initial_weights},
+        bench.corpus.prompts,
+        variant,
+        bench.replicas.place.size,
+    )
 
 
 def trained_vocabulary(bench: Workbench) -> torch.Tensor | None:
     """Tokens of the softmax in training, for the checkpoint; None where it had all."""
     vocabulary = bench.corpus.vocabulary
     return None if len(vocabulary) == bench.target.vocab_size else vocabulary
-
-
-def training_record(variant: Variant, config: TrainConfig, bench: Workbench) -> dict[str, Any]:
-    """Content of ``training.json``."""
-    row = dataclasses.asdict(variant.objective)
-    # JSON has no infinity; null is "no decay".
-    row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
-    del row["description"]
-    settings, corpus = bench.settings(config), bench.corpus
-    commit, dirty = provenance.source_state(checkpoint.OWN.parent.parent)
-    return {
-        "name": variant.name,
-        "objective": row,
-        **settings,
-        "data": {**settings["data"], **corpus.prompts.describe()},
-        "initial_weights": variant.initial_weights,
-        "step": variant.step,
-        "train_s": round(variant.train_s, 1),
-        "num_processes": bench.replicas.place.size,
-        "commit": commit,
-        "dirty": dirty,
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
-        "measured": variant.history,
-    }

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -22,7 +20,7 @@ from drafters.block_diffusion.objectives import (
     identity,
     objective_loss,
 )
-from drafters.block_diffusion.optimizer import MasterAdamW
+from drafters.block_diffusion.snapshot import Training
 from targets.transformers_lm import TransformersTarget
 
 LOGGED = ("loss", "cross_entropy", "first_error", "chain_reward")
@@ -193,8 +191,8 @@ def start_from_target(
     return True
 
 
-class Variant:
-    """State of one objective's training; saved whole, resumed at any step."""
+class Variant(Training):
+    """The training of one objective."""
 
     def __init__(
         self,
@@ -205,54 +203,11 @@ class Variant:
         learning_rate: float,
         snapshot: Path,
     ) -> None:
+        super().__init__(model.parameters(), learning_rate, snapshot, LOGGED)
         self.name = name
         self.objective = objective
         self.model = model
         self.initial_weights = initial_weights
-        self.optimizer = MasterAdamW(model.parameters(), learning_rate)
-        self.snapshot = snapshot
-        self.step = 0
-        self.train_s = 0.0
-        self.history: list[dict[str, float]] = []
-        """What was measured, by step."""
-        self.sums = torch.zeros(len(LOGGED) + 1, dtype=torch.float64)
-        """Of `LOGGED`, and the number of steps, since the last entry of the history."""
-
-    def note(self, values: torch.Tensor) -> None:
-        """Count the values ``[len(LOGGED)]`` of one step."""
-        self.sums[:-1] += values.cpu()
-        self.sums[-1] += 1
-
-    def record(self, train_time_tau: float) -> None:
-        """Append to the history, with the mean of what was noted since the last entry."""
-        means = (self.sums[:-1] / self.sums[-1].clamp(min=1)).tolist()
-        entry = {"step": self.step, "train_time_tau": train_time_tau}
-        self.history.append({**entry, **dict(zip(LOGGED, means, strict=True))})
-        self.sums.zero_()
-
-    def save(self) -> None:
-        """Write the snapshot beside the old one, then replace it."""
-        fresh = self.snapshot.with_suffix(".new")
-        fresh.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {
-                "step": self.step,
-                "train_s": self.train_s,
-                "history": self.history,
-                "sums": self.sums,
-                "optimizer": self.optimizer.state_dict(),
-            },
-            fresh,
-        )
-        fresh.replace(self.snapshot)
-
-    def resume(self) -> None:
-        """Take up the snapshot where there is one."""
-        if self.snapshot.is_file():
-            state: dict[str, Any] = torch.load(self.snapshot, map_location="cpu", weights_only=True)
-            self.step, self.train_s = state["step"], state["train_s"]
-            self.history, self.sums = state["history"], state["sums"]
-            self.optimizer.load_state_dict(state["optimizer"])
 
     def export(self, scale: torch.Tensor) -> BlockDiffusionModel:
         """The drafter for raw features: the scale they were divided by moves into ``fc``."""
@@ -263,8 +218,3 @@ class Variant:
         master = self.optimizer.masters[index].detach()
         model.fc.weight.data.copy_(master / scale.to(master.device))
         return model
-
-
-def settings_digest(settings: dict[str, Any]) -> str:
-    """Name of what makes two trainings the same."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
-from drafters.block_diffusion.data import Blocks, batches, draw_anchors, make_blocks
+from drafters.block_diffusion.data import Blocks, draw_anchors, make_blocks, training_order
 from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replicas import Replicas
@@ -73,9 +73,9 @@ class Workbench:
 
     def order(self, config: TrainConfig) -> Iterator[list[int]]:
         """Sequences of every step of a training, the same in all processes and for all variants."""
-        lengths = [len(self.corpus.sequences[i].ids) for i in self.corpus.train]
-        for chosen in batches(lengths, config.batch_size, config.seed):
-            yield [self.corpus.train[i] for i in chosen]
+        return training_order(
+            self.corpus.sequences, self.corpus.train, config.batch_size, config.seed
+        )
 
     def passes(self, indices: Sequence[int], step: int, config: TrainConfig) -> list[Pass | None]:
         """This process's share of a step; None where others have a pass and it has none.
@@ -108,15 +108,10 @@ class Workbench:
         asked = dataclasses.asdict(config)
         for name in ("drafter", "data", "output_dir", "device", "save_every", "features", "target"):
             del asked[name]
-        facts, corpus = self.target.describe(), self.corpus
+        corpus = self.corpus
         return {
             **asked,
-            "target": {
-                "name": config.target,
-                "model": facts["model"],
-                "revision": facts["revision"],
-                "weights_sha256": facts["weights_sha256"],
-            },
+            "target": trained_target(self.target, config.target),
             "data": {
                 "name": corpus.prompts.name,
                 "sha256": corpus.digest,
@@ -126,6 +121,42 @@ class Workbench:
                 "vocabulary_coverage": round(corpus.coverage, 6),
             },
         }
+
+
+def trained_target(target: TransformersTarget, name: str) -> dict[str, Any]:
+    """What ``training.json`` says of the target; ``name`` is what it was asked for by."""
+    facts = target.describe()
+    told = {key: facts[key] for key in ("model", "revision", "weights_sha256")}
+    return {"name": name, **told}
+
+
+class Digested(Protocol):
+    """Data that can be compared across processes."""
+
+    @property
+    def digest(self) -> str:
+        """Of all token ids."""
+
+
+Data = TypeVar("Data", bound=Digested)
+
+
+def made_once(ring: Ring, make: Callable[[], Data]) -> Data:
+    """What ``make`` returns; of several processes the first makes it, the others find it cached.
+
+    Raises:
+        UserError: as ``make``, or a process has other data than the first.
+    """
+    made = make() if ring.place.is_first else None
+    first, *_ = ring.exchange(made.digest if made is not None else None)
+    if made is None:
+        made = make()
+    if made.digest != first:
+        raise UserError(
+            f"process {ring.place.rank} has another corpus than process 0; start all with the same "
+            "data and with HARNESS_CACHE_DIR on a directory that all hosts share."
+        )
+    return made
 
 
 def open_workbench(
@@ -149,14 +180,6 @@ def open_workbench(
         layers = build_target_layer_ids(target.num_layers, config.num_features)
     distill = any(objective.distill for objective in objectives)
     make = functools.partial(build_corpus, config, target, layers, distill=distill)
-    corpus = make() if ring.place.is_first else None
-    first, *_ = ring.exchange(corpus.digest if corpus else None)
-    if corpus is None:
-        corpus = make()
-    if corpus.digest != first:
-        raise UserError(
-            f"process {ring.place.rank} has another corpus than process 0; start all with the same "
-            "data and with HARNESS_CACHE_DIR on a directory that all hosts share."
-        )
+    corpus = made_once(ring, make)
     head = SharedHead.of(target, corpus.vocabulary)
     return Workbench(target, corpus, head, Replicas(ring, target.device))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from drafters.block_diffusion import checkpoint
-from drafters.block_diffusion.checkpoint_files import locate, read_object, read_weights
+from drafters.block_diffusion.checkpoint_files import read_object, read_weights
 from drafters.student.network import Student
 from harness.errors import UserError
 from harness.typed_json import typed
@@ -72,7 +72,7 @@ def load(location: str, target: TransformersTarget) -> checkpoint.Checkpoint[Stu
     Raises:
         UserError: it is not there, truncated, no student, or a student of another target.
     """
-    source = locate(location)
+    source = checkpoint.locate(location)
     directory = source.directory
     config = _read_config(directory / "config.json")
     checkpoint.check_target(config, target, location)

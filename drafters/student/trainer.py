@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from drafters.block_diffusion import checkpoint, trainer
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.objectives import Objective
-from drafters.block_diffusion.variant import Variant, settings_digest
+from drafters.block_diffusion.snapshot import settings_digest
+from drafters.block_diffusion.variant import Variant
 from drafters.block_diffusion.workbench import Pass, Workbench, open_workbench
 from drafters.student.checkpoint import save
 from drafters.student.network import Student, choose_layers
@@ -57,27 +59,26 @@ def train(config: TrainConfig) -> list[Path]:
     found = open_workbench(config, [OBJECTIVE], layers=())
     bench = StudentWorkbench(found.target, found.corpus, found.head, found.replicas)
     student = Student(bench.target, choose_layers(bench.target.num_layers, config.num_layers))
-    variant = _variant(student, config, bench)
-    trainer.run([variant], bench, config)
+    settings = {key: value for key, value in bench.settings(config).items() if key not in _NOT_USED}
+    variant = _variant(student, settings, config.learning_rate, bench)
+    trainer.run([variant], config, bench)
     if not bench.replicas.place.is_first:
         return []
     root = config.output_dir
     directory = checkpoint.user_directory(config.target, NAME) if root is None else root / NAME
-    record = trainer.training_record(variant, config, bench)
-    training = {key: value for key, value in record.items() if key not in _NOT_USED}
-    save(directory, student, bench.target, training, trainer.trained_vocabulary(bench))
+    record = trainer.record_of(variant, settings, bench)
+    save(directory, student, bench.target, record, trainer.trained_vocabulary(bench))
     return [directory]
 
 
-def _variant(student: Student, config: TrainConfig, bench: Workbench) -> Variant:
+def _variant(
+    student: Student, settings: Mapping[str, Any], learning_rate: float, bench: Workbench
+) -> Variant:
     student.start_from_target(bench.target)
-    settings = bench.settings(config)
-    kept = {key: value for key, value in settings.items() if key not in _NOT_USED}
-    digest = settings_digest(
-        {**kept, "objective": repr(dataclasses.asdict(OBJECTIVE)), "layers": student.layer_ids}
-    )
+    row = repr(dataclasses.asdict(OBJECTIVE))
+    digest = settings_digest({**settings, "objective": row, "layers": student.layer_ids})
     start = f"target's layers {', '.join(map(str, student.layer_ids))}"
     snapshot = user_cache() / "training" / f"{NAME}-{digest[:24]}.pt"
-    variant = Variant(NAME, OBJECTIVE, student, start, config.learning_rate, snapshot)
+    variant = Variant(NAME, OBJECTIVE, student, start, learning_rate, snapshot)
     variant.resume()
     return variant
