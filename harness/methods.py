@@ -119,7 +119,7 @@ def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:
 
 def _train(options: DrafterOptions, plan: Plan) -> None:
     from drafters.block_diffusion.config import TrainConfig
-    from drafters.training import train
+    from drafters.train import train
 
     train(
         TrainConfig(

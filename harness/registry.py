@@ -35,9 +35,8 @@ class Entry:
     description: str
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keyword arguments bound to the implementation."""
-    trainer: str | None = None
-    """Of a drafter that is trained otherwise than by an objective: ``module:attribute``, a function
-    from a ``TrainConfig`` to checkpoint directories."""
+    trainer: str = ""
+    """Of a drafter that ``harness train`` makes in its own way: ``module:attribute``."""
 
     def load(self) -> Any:
         """The object behind ``path``.
@@ -45,11 +44,20 @@ class Entry:
         Raises:
             UserError: the module cannot be imported, or lacks the attribute.
         """
-        module_name, _, attribute = self.path.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise UserError(f"{self.path} cannot be imported: {error}.") from error
+        return imported(self.path)
+
+
+def imported(path: str) -> Any:
+    """The object behind ``module:attribute``.
+
+    Raises:
+        UserError: the module cannot be imported, or lacks the attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{path} cannot be imported: {error}.") from error
 
 
 BLOCK_DIFFUSION = "drafters.block_diffusion.drafter:build"

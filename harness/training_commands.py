@@ -32,7 +32,7 @@ def data(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     """Train drafters for a target."""
     command = parse(TrainCommand, arguments, "train")
-    from drafters.training import train
+    from drafters.train import train
 
     for checkpoint in train(command.config):
         print(checkpoint)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from drafters import training
+from drafters import train as dispatch
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion import trainer as block_trainer
 from drafters.block_diffusion.config import TrainConfig
@@ -304,7 +304,7 @@ def test_the_command_trains_objectives_and_students(
     for module in (block_trainer, trainer):
         monkeypatch.setattr(module, "train", lambda config: asked.append(config.drafter) or [])
     for names in ("student", "all", "uniform, student,chain", "nonsense"):
-        training.train(dataclasses.replace(config, drafter=names))
+        dispatch.train(dataclasses.replace(config, drafter=names))
     assert asked == ["student", "all", "uniform,chain", "student", "nonsense"]
 
 
