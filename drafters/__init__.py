@@ -15,7 +15,7 @@ DRAFTERS: dict[str, Entry] = {
     ),
     "student": Entry(
         "drafters.student.drafter:build",
-        "two of the target's layers, distilled from it, token by token",
+        "the target's first layers, distilled from it, token by token",
         trainer="drafters.student.trainer:train",
     ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),

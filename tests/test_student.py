@@ -96,13 +96,9 @@ def copied(target: TransformersTarget, layers: tuple[int, ...]) -> Student:
 # What it starts from
 
 
-@pytest.mark.parametrize("count", range(1, 31))
-def test_layers_are_spread_from_the_first_to_the_last(count: int) -> None:
-    layers = choose_layers(30, count)
-    assert len(set(layers)) == count and list(layers) == sorted(layers)
-    assert layers[0] == 0 and (count == 1 or layers[-1] == 29)
-    gaps = np.diff(layers)
-    assert count == 1 or gaps.max() - gaps.min() <= 1
+def test_it_starts_from_the_first_layers() -> None:
+    assert [choose_layers(30, count) for count in (1, 2, 4)] == [(0,), (0, 1), (0, 1, 2, 3)]
+    assert choose_layers(5, 5) == (0, 1, 2, 3, 4)
 
 
 def test_more_layers_than_the_target_has() -> None:
@@ -200,11 +196,11 @@ def test_training_json_says_what_was_done(config: TrainConfig) -> None:
     body = record(directory)
     assert body["name"] == "student" and body["step"] == body["steps"] == 8
     assert body["objective"]["distill"] == 1
-    assert body["initial_weights"] == "target's layers 0, 4"
+    assert body["initial_weights"] == "target's layers 0, 1"
     assert body["num_layers"] == 2 and "num_anchors" not in body
     assert len(body["target"]["weights_sha256"]) == 64
     config_json = json.loads((directory / "config.json").read_text())
-    assert config_json["target_layer_ids"] == [0, 4]
+    assert config_json["target_layer_ids"] == [0, 1]
     keys = load_file(directory / "model.safetensors").keys()
     assert "norm.weight" in keys and not any("embed" in key or "head" in key for key in keys)
 

@@ -1,7 +1,7 @@
 """A shallow student: some layers of a target, between its own embedding and LM head.
 
-Source: distilled draft models, Zhou et al. (DistillSpec), arXiv 2310.08461; layers taken from the
-teacher at even distances, Sanh et al. (DistilBERT), arXiv 1910.01108.
+Source: distilled draft models, Zhou et al. (DistillSpec), arXiv 2310.08461; a student that starts
+from layers of its teacher, Sanh et al. (DistilBERT), arXiv 1910.01108.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from targets.transformers_lm import TransformersTarget
 
 
 def choose_layers(num_target_layers: int, num_layers: int) -> tuple[int, ...]:
-    """Layers of the target that a student starts from: the first, the last, evenly between.
+    """Layers of the target that a student starts from: the first ones.
+
+    Layers spread evenly from the first to the last (DistilBERT's choice) were tried: after 96 steps
+    two of SmolLM2's thirty had a held-back accepted length of 1.40, its first two 1.55.
 
     Raises:
         UserError: the target has fewer.
@@ -32,8 +35,7 @@ def choose_layers(num_target_layers: int, num_layers: int) -> tuple[int, ...]:
             f"a student of {num_layers} layers cannot start from a target of {num_target_layers}; "
             "give fewer --num-layers."
         )
-    steps = max(1, num_layers - 1)
-    return tuple(place * (num_target_layers - 1) // steps for place in range(num_layers))
+    return tuple(range(num_layers))
 
 
 class Student(nn.Module):
