@@ -21,6 +21,15 @@ DRAFTERS: dict[str, Entry] = {
     "diffuspec": Entry(
         "drafters.diffuspec:build", "DiffuSpec: dlm+adl+cps in one name", trainer=DIFFUSION_LM
     ),
+    "draft_model": Entry(
+        "drafters.draft_model:build",
+        "a small causal LM, token by token: draft_model=PATH_OR_HUB_ID",
+    ),
+    "student": Entry(
+        "drafters.student.drafter:build",
+        "the target's first layers, distilled from it, token by token",
+        trainer="drafters.student.trainer:train",
+    ),
     "ngram": Entry("drafters.ngram:build", "prompt lookup: repeats what followed the last n-gram"),
     "synthetic": Entry("drafters.synthetic:build", "acceptance you choose: synthetic=RATE"),
 }

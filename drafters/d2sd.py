@@ -11,7 +11,7 @@ Shapes: n draft positions, B branches, V' columns of the first drafter's margina
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,7 @@ from drafters.block_diffusion.drafter import build as build_block_diffusion
 from drafters.block_diffusion.span import Span
 from drafters.options import DrafterOptions, PolicyOptions
 from drafters.policy import Policy, require_marginals
+from drafters.self_selection import merged
 from harness import registry
 from harness.errors import UserError
 from harness.sampling import Sampling
@@ -159,7 +160,7 @@ class D2SDDrafter(Policy):
             branches = resampled(found, columns, kept, self._generator)
         else:
             branches = self._second.continuations(prefix_ids, pending, chain, kept)
-        tokens, parents = _merged(torch.cat((chain[None], branches)).tolist())
+        tokens, parents = merged(torch.cat((chain[None], branches)).tolist())
         return Proposal(torch.tensor(tokens, dtype=torch.int64, device=self._device), parents)
 
 
@@ -194,13 +195,3 @@ def resampled(
     places = torch.arange(columns.shape[0], device=kept.device)
     drawn = torch.where(places == kept[:, None], instead, drawn)
     return found.token_ids(torch.where(places < kept[:, None], columns, drawn))
-
-
-def _merged(chains: Iterable[Sequence[int]]) -> tuple[list[int], tuple[int, ...]]:
-    """Tokens and parents of the tree whose paths are ``chains`` and their beginnings."""
-    nodes: dict[tuple[int, int], int] = {}
-    for chain in chains:
-        node = -1
-        for token in chain:
-            node = nodes.setdefault((node, token), len(nodes))
-    return [token for _, token in nodes], tuple(parent for parent, _ in nodes)

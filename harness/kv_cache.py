@@ -68,6 +68,16 @@ class KVLayer(CacheLayerMixin):
         """Forget the last ``-tokens_to_remove`` rows (the library counts them negatively)."""
         self.length += tokens_to_remove
 
+    def reserve(self, capacity: int) -> None:
+        """Make room for ``capacity`` rows; those written so far stay."""
+        self.capacity = capacity
+        if self.is_initialized:
+            for name in ("keys", "values"):
+                kept = getattr(self, name).narrow(2, 0, self.length)
+                fresh = kept.new_zeros(_with_rows(kept.shape, capacity))
+                fresh.narrow(2, 0, self.length).copy_(kept)
+                setattr(self, name, fresh)
+
     def gather(self, start: int, rows: torch.Tensor) -> None:
         """Move ``rows`` (indices of the whole buffer) to ``start`` and end there."""
         count = rows.shape[0]
@@ -97,6 +107,13 @@ class KVCache(Cache):
     def length(self) -> int:
         """Rows committed or just written."""
         return self.layers[0].length
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for at least ``capacity`` rows; those written so far stay."""
+        if capacity > self.capacity:
+            self.capacity = capacity
+            for layer in self.layers:
+                layer.reserve(capacity)
 
     def rewind(self, length: int) -> None:
         """Keep the first ``length`` rows."""

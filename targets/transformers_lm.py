@@ -262,7 +262,7 @@ class TransformersTarget:
         Args:
             input_ids: ``[B, L]`` int64.
             attention_mask: ``[B, L]``, 0 where padded.
-            layers: 0-based, ascending.
+            layers: 0-based, ascending; may be none with the output.
             with_output: put what the LM head reads behind them.
 
         Returns:
@@ -275,12 +275,9 @@ class TransformersTarget:
             output = self._decoder(
                 input_ids=input_ids, attention_mask=attention_mask, use_cache=False
             )
-        features = self._outputs.joined()
-        assert features is not None
-        if with_output:
-            features = torch.cat((features, output.last_hidden_state), dim=-1)
+        found = [self._outputs.joined(), output.last_hidden_state if with_output else None]
         self._outputs.choose(before)
-        return features
+        return torch.cat([part for part in found if part is not None], dim=-1)
 
     def _features(self) -> torch.Tensor | None:
         """Of the one sequence of the last pass."""

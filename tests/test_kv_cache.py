@@ -62,6 +62,23 @@ def test_a_chain_moves_no_memory() -> None:
     assert torch.equal(_contents(cache, 1)[0], rows[:, :, :7])
 
 
+def test_room_is_made_while_rows_are_there() -> None:
+    cache, rows = _filled([4, 2])
+    cache.rewind(5)
+    cache.reserve(5)  # there is room already
+    assert cache.layers[0].keys.shape[2] == cache.capacity == 6
+    cache.reserve(9)
+    assert cache.layers[1].keys.shape[2] == cache.layers[1].capacity == 9
+    for layer in range(2):
+        cache.update(rows[:, :, :4], -rows[:, :, :4], layer)
+        keys, values = _contents(cache, layer)
+        assert torch.equal(keys, torch.cat((rows[:, :, :5], rows[:, :, :4]), dim=2))
+        assert torch.equal(values, -keys)
+    empty = KVCache(num_layers=1, capacity=2)
+    empty.reserve(6)
+    assert empty.update(rows, rows, 0)[0].shape[2] == 6
+
+
 @given(past=st.integers(1, 6), kept=st.sets(st.integers(1, 9)))
 def test_keep_gathers_what_a_copy_would(past: int, kept: set[int]) -> None:
     rows = [0, *sorted(kept)]

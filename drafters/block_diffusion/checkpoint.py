@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from drafters.block_diffusion.checkpoint_files import (
     read_object,
@@ -38,6 +39,8 @@ OWN = Path(__file__).resolve().parent.parent / "checkpoints"
 
 _VOCABULARY = "draft_vocabulary.json"
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 class MissingCheckpoint(UserError):
     """No drafter of this name has been trained for the target."""
@@ -49,11 +52,11 @@ class MissingCheckpoint(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Generic[Network]):
     """A drafter read from disk.
 
     Attributes:
-        model: in eval mode, on the CPU, in the dtype of the file.
+        model: in eval mode; a block-diffusion drafter on the CPU, in the dtype of the file.
         vocabulary: ``[V']`` int64, the tokens it was trained on, ascending; None for all.
         training: content of ``training.json``; None for a foreign checkpoint.
         location: path or hub id, as it was asked for.
@@ -61,7 +64,7 @@ class Checkpoint:
         weights_sha256: digest of the weight files.
     """
 
-    model: BlockDiffusionModel
+    model: Network
     vocabulary: torch.Tensor | None
     training: dict[str, Any] | None
     location: str
@@ -123,32 +126,76 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     )
 
 
-def load(location: str, target: Target) -> Checkpoint:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a checkpoint was found.
+
+    Attributes:
+        location: path or hub id, as it was asked for.
+        directory: its files.
+        revision: resolved hub commit, None for a directory.
+    """
+
+    location: str
+    directory: Path
+    revision: str | None
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """At least one.
+
+        Raises:
+            UserError: there is none.
+        """
+        files = sorted(self.directory.glob("*.safetensors"))
+        if not files:
+            raise UserError(
+                f"{self.directory} holds no .safetensors file; fetch the checkpoint again."
+            )
+        return files
+
+
+def locate(location: str) -> Source:
+    """The directory ``location``, or that of the hub's files.
+
+    Raises:
+        UserError: it is neither.
+    """
+    directory = Path(location)
+    if directory.is_dir():
+        return Source(location, directory, None)
+    return Source(location, *download(location, ("*.json", "*.safetensors")))
+
+
+def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:
     """Read a drafter from a directory or the hub, and check that it was made for ``target``.
 
     Raises:
         UserError: it is not there, truncated, of another architecture, or for another target.
     """
-    directory = Path(location)
-    resolved = None
-    if not directory.is_dir():
-        directory, resolved = download(location, ("*.json", "*.safetensors"))
-    body = read_object(directory / "config.json")
-    config = config_from_json(body, str(directory))
+    source = locate(location)
+    directory = source.directory
+    config = config_from_json(read_object(directory / "config.json"), str(directory))
     check_target(config, target, location)
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{directory} holds no .safetensors file; fetch the checkpoint again.")
-    model = _build(config, read_weights(files, directory), directory)
-    training = read_training(directory / "training.json")
-    warn_of_other_weights(training, target, location)
+    model = _build(config, read_weights(source.weight_files, directory), directory)
+    return with_records(model, source, target)
+
+
+def with_records(model: Network, source: Source, target: Target) -> Checkpoint[Network]:
+    """``model`` with what its checkpoint says beside the weights.
+
+    Raises:
+        UserError: one of those files is broken.
+    """
+    training = read_training(source.directory / "training.json")
+    warn_of_other_weights(training, target, source.location)
     return Checkpoint(
         model.eval().requires_grad_(False),
-        read_vocabulary(directory / _VOCABULARY, config.vocab_size),
+        read_vocabulary(source.directory / _VOCABULARY, target.vocab_size),
         training,
-        location,
-        resolved,
-        weights_digest(files),
+        source.location,
+        source.revision,
+        weights_digest(source.weight_files),
     )
 
 
@@ -170,15 +217,20 @@ def _build(
             f"{directory}/config.json asks for a drafter that cannot be built ({error}); fetch or "
             "train it again."
         ) from error
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
-    if wrong:
+    if wrong := misfits(expected, state):
         raise UserError(mismatch.format(wrong[0]))
     # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
     model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
     model.load_state_dict(state)
     return model
+
+
+def misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Keys of weights that are missing, strange, of another shape, or no floating-point numbers."""
+    wrong = sorted(set(expected) ^ set(state))
+    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
+    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
+    return wrong
 
 
 class MadeFor(Protocol):
@@ -238,13 +290,23 @@ def save(
     vocabulary: torch.Tensor | None = None,
 ) -> None:
     """Write a checkpoint beside ``directory`` and move it there whole."""
+    state = model.state_dict()
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    write(directory, state, config_to_json(model.config, dtype), training, vocabulary)
+
+
+def write(
+    directory: Path,
+    state: Mapping[str, torch.Tensor],
+    config: dict[str, Any],
+    training: dict[str, Any],
+    vocabulary: torch.Tensor | None = None,
+) -> None:
+    """`save` for weights and ``config.json`` of any drafter."""
     with whole_directory(directory) as scratch:
-        state = {
-            key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()
-        }
-        dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-        save_file(state, scratch / "model.safetensors", metadata={"format": "pt"})
-        write_json(scratch / "config.json", config_to_json(model.config, dtype))
+        kept = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+        save_file(kept, scratch / "model.safetensors", metadata={"format": "pt"})
+        write_json(scratch / "config.json", config)
         write_json(scratch / "training.json", training)
         if vocabulary is not None:
             # On one line: thousands of ids.

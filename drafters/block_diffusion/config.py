@@ -37,7 +37,7 @@ class TrainConfig:
     block_size: int = 6
     """Tokens of a block, the anchor included."""
     num_layers: int = 2
-    """Layers of the drafter."""
+    """Layers of the drafter; a student starts from as many of the target's."""
     num_features: int = 5
     """Target layers whose outputs the drafter reads."""
     learning_rate: float = 1e-3

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -90,7 +91,7 @@ def train_variants(
     variants = [
         _variant(name, objective, config, bench, root) for name, objective in objectives.items()
     ]
-    _run(variants, config, bench, max(1, config.steps // num_measurements), watch)
+    run(variants, config, bench, num_measurements, watch)
     return variants
 
 
@@ -116,14 +117,18 @@ def _variant(
     return variant
 
 
-def _run(
-    variants: list[Variant],
+def run(
+    variants: Sequence[Variant],
     config: TrainConfig,
     bench: Workbench,
-    every: int,
-    watch: Callable[[Sequence[Variant]], object],
+    num_measurements: int = _EVALS,
+    watch: Callable[[Sequence[Variant]], object] = lambda variants: None,
 ) -> None:
-    """Take every variant to the last step, all on the same batches."""
+    """Take every variant, resumed, to the last step, all on the same batches.
+
+    Arguments and errors as of `train_variants` and `steps.run_steps`.
+    """
+    every = max(1, config.steps // num_measurements)
     first = min((variant.step for variant in variants), default=config.steps)
     order = itertools.islice(bench.order(config), first, None)
 
@@ -228,19 +233,29 @@ def _summary(variants: Sequence[Variant]) -> str:
 
 def export(variant: Variant, config: TrainConfig, bench: Workbench, directory: Path) -> Path:
     """Write the variant's checkpoint, with the record of its training, to ``directory``."""
+    record = record_of(variant, bench.settings(config), bench)
+    checkpoint.save(
+        directory, variant.export(bench.corpus.scale), record, trained_vocabulary(bench)
+    )
+    return directory
+
+
+def record_of(variant: Variant, settings: Mapping[str, Any], bench: Workbench) -> dict[str, Any]:
+    """Content of ``training.json``; ``settings`` as of `Workbench.settings`."""
     row = dataclasses.asdict(variant.objective)
     # JSON has no infinity; null is "no decay".
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
-    settings, corpus = bench.settings(config), bench.corpus
-    training = training_record(
+    return training_record(
         variant.name,
         {"objective": row, **settings, "initial_weights": variant.initial_weights},
-        corpus.prompts,
+        bench.corpus.prompts,
         variant,
         bench.replicas.place.size,
     )
-    whole = len(corpus.vocabulary) == bench.target.vocab_size
-    vocabulary = None if whole else corpus.vocabulary
-    checkpoint.save(directory, variant.export(corpus.scale), training, vocabulary)
-    return directory
+
+
+def trained_vocabulary(bench: Workbench) -> torch.Tensor | None:
+    """Tokens of the softmax in training, for the checkpoint; None where it had all."""
+    vocabulary = bench.corpus.vocabulary
+    return None if len(vocabulary) == bench.target.vocab_size else vocabulary

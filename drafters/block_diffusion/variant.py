@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from drafters.block_diffusion.data import Blocks
 from drafters.block_diffusion.head import label_log_prob, label_log_prob_and_soft_ce
@@ -22,6 +25,22 @@ from targets.transformers_lm import TransformersTarget
 
 LOGGED = ("loss", "cross_entropy", "first_error", "chain_reward")
 """Parts of a `Loss` whose means stand in the history of a training."""
+
+
+class DraftNetwork(Protocol):
+    """What can be trained on blocks."""
+
+    def drafts(
+        self,
+        blocks: Blocks,
+        features: torch.Tensor,
+        embedding: torch.Tensor,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Outputs ``[N, K − 1, D]`` that predict the labels; see `BlockDiffusionModel.drafts`."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All of them are trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +81,7 @@ class SharedHead:
 
 
 def block_loss(
-    model: BlockDiffusionModel,
+    model: DraftNetwork,
     blocks: Blocks,
     features: torch.Tensor,
     head: SharedHead,
@@ -108,7 +127,7 @@ def teacher_rows(blocks: Blocks, visible: torch.Tensor | None = None) -> torch.T
 
 
 def label_rows(
-    model: BlockDiffusionModel,
+    model: DraftNetwork,
     blocks: Blocks,
     features: torch.Tensor,
     head: SharedHead,
@@ -214,7 +233,7 @@ class Variant(Training):
         self,
         name: str,
         objective: Objective,
-        model: BlockDiffusionModel,
+        model: DraftNetwork,
         initial_weights: str,
         learning_rate: float,
         snapshot: Path,
@@ -227,6 +246,7 @@ class Variant(Training):
 
     def export(self, scale: torch.Tensor) -> BlockDiffusionModel:
         """The drafter for raw features: the scale they were divided by moves into ``fc``."""
+        assert isinstance(self.model, BlockDiffusionModel)
         model = BlockDiffusionModel(self.model.config).to(self.model.norm.weight)
         model.load_state_dict(self.model.state_dict())
         index = [name for name, _ in self.model.named_parameters()].index("fc.weight")

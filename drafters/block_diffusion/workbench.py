@@ -179,10 +179,13 @@ def made_once(ring: Ring, make: Callable[[], Data]) -> Data:
     return made
 
 
-def open_workbench(config: TrainConfig, objectives: Iterable[Objective]) -> Workbench:
+def open_workbench(
+    config: TrainConfig, objectives: Iterable[Objective], layers: Sequence[int] | None = None
+) -> Workbench:
     """Load the target and make the corpus; of several processes the first makes it for all.
 
-    What is kept of the target is what ``objectives`` need.
+    What is kept of the target is what ``objectives`` need, and the outputs of ``layers``: by
+    default of those that a block-diffusion drafter reads.
 
     Raises:
         UserError: unusable data, or a target that cannot be loaded or trained for.
@@ -193,7 +196,8 @@ def open_workbench(config: TrainConfig, objectives: Iterable[Objective]) -> Work
         name=config.target, dtype=config.dtype, device=device, revision=config.revision
     )
     target = load_transformers_target(options, "training")
-    layers = build_target_layer_ids(target.num_layers, config.num_features)
+    if layers is None:
+        layers = build_target_layer_ids(target.num_layers, config.num_features)
     distill = any(objective.distill for objective in objectives)
     make = functools.partial(build_corpus, config, target, layers, distill=distill)
     corpus = made_once(ring, make)

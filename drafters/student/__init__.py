@@ -1,0 +1,1 @@
+"""A shallow student of the target, and its trainer."""
