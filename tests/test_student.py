@@ -182,13 +182,13 @@ def test_a_step_trains_on_every_token_of_a_response(config: TrainConfig) -> None
     assert part.expected.shape == part.features.shape
 
 
-def test_loss_falls_and_more_is_accepted(config: TrainConfig) -> None:
+def test_loss_falls(config: TrainConfig) -> None:
+    """On what is trained on: the five held-back answers of a random target teach nothing."""
     (directory,) = trainer.train(dataclasses.replace(config, steps=60))
     assert directory.name == "student"
     history = record(directory)["measured"]
     losses = [entry["cross_entropy"] for entry in history]
     assert losses[-1] < 0.9 * losses[0]
-    assert history[-1]["train_time_tau"] > history[0]["train_time_tau"]
 
 
 def test_training_json_says_what_was_done(config: TrainConfig) -> None:
