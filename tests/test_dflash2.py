@@ -268,6 +268,20 @@ def test_convolutions_that_change_nothing_leave_plain_dflash(target: toy.ToyTarg
         assert not torch.allclose(dflash2.started(random, target, features)._block(3), expected)
 
 
+def test_a_layer_convolves_before_and_behind_both_sublayers(target: toy.ToyTarget) -> None:
+    layer = dflash2.random_model(target, dflash2.config(target)).stack()[0]
+    assert layer.attention_conv is not None and layer.mlp_conv is not None
+    draw = torch.Generator().manual_seed(0)
+    x, attended = (torch.randn(1, 4, target.hidden_size, generator=draw) for _ in range(2))
+    read, first = layer.attention_conv.before(layer.input_layernorm(x))
+    between = x + layer.attention_conv.after(attended, first)
+    inner, second = layer.mlp_conv.before(layer.post_attention_layernorm(between))
+    h, correction = layer.enter(x)
+    assert torch.equal(h, read)
+    expected = between + layer.mlp_conv.after(layer.mlp(inner), second)
+    assert torch.equal(layer.finish(x, attended, correction), expected)
+
+
 def test_training_output_of_a_block_equals_inference(target: toy.ToyTarget) -> None:
     model = dflash2.random_model(target, dflash2.config(target))
     features = dflash2.random_features(target, model.config, 20)
