@@ -204,7 +204,7 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
     path = directory / "settings.json"
     try:
         if path.is_file():
-            if json.loads(path.read_text(encoding="utf-8")) != settings:
+            if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
                 raise UserError(
                     f"{directory} holds an evaluation with other settings; give another "
                     "--output-dir."
