@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -19,6 +19,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from drafters.block_diffusion.checkpoint_files import (
+    Source,
+    locate,
+    misfits,
     read_object,
     read_training,
     read_vocabulary,
@@ -126,47 +129,6 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where a checkpoint was found.
-
-    Attributes:
-        location: path or hub id, as it was asked for.
-        directory: its files.
-        revision: resolved hub commit, None for a directory.
-    """
-
-    location: str
-    directory: Path
-    revision: str | None
-
-    @property
-    def weight_files(self) -> list[Path]:
-        """At least one.
-
-        Raises:
-            UserError: there is none.
-        """
-        files = sorted(self.directory.glob("*.safetensors"))
-        if not files:
-            raise UserError(
-                f"{self.directory} holds no .safetensors file; fetch the checkpoint again."
-            )
-        return files
-
-
-def locate(location: str) -> Source:
-    """The directory ``location``, or that of the hub's files.
-
-    Raises:
-        UserError: it is neither.
-    """
-    directory = Path(location)
-    if directory.is_dir():
-        return Source(location, directory, None)
-    return Source(location, *download(location, ("*.json", "*.safetensors")))
-
-
 def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:
     """Read a drafter from a directory or the hub, and check that it was made for ``target``.
 
@@ -217,20 +179,12 @@ def _build(
             f"{directory}/config.json asks for a drafter that cannot be built ({error}); fetch or "
             "train it again."
         ) from error
-    if wrong := misfits(expected, state):
+    if wrong := misfits({key: value.shape for key, value in expected.items()}, state):
         raise UserError(mismatch.format(wrong[0]))
     # Rotary tables are buffers outside the checkpoint: build for real, then take the weights.
     model = BlockDiffusionModel(config).to(next(iter(state.values())).dtype)
     model.load_state_dict(state)
     return model
-
-
-def misfits(expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> list[str]:
-    """Keys of weights that are missing, strange, of another shape, or no floating-point numbers."""
-    wrong = sorted(set(expected) ^ set(state))
-    wrong += [key for key in expected if key in state and expected[key].shape != state[key].shape]
-    wrong += [key for key in expected if key in state and not state[key].is_floating_point()]
-    return wrong
 
 
 class MadeFor(Protocol):
@@ -312,23 +266,3 @@ def write(
             # On one line: thousands of ids.
             ids = json.dumps({"token_ids": vocabulary.tolist()})
             (scratch / _VOCABULARY).write_text(ids + "\n", encoding="utf-8")
-
-
-def download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
-    """Files of a hub repository: their directory and the commit.
-
-    Raises:
-        UserError: no hub id, or not to be had.
-    """
-    if location.count("/") != 1 or location.startswith((".", "/", "~")):
-        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
-    from huggingface_hub import snapshot_download
-
-    try:
-        path = snapshot_download(location, allow_patterns=list(patterns))
-    except Exception as error:
-        raise UserError(
-            f"drafter {location} is neither a directory nor to be had from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a directory."
-        ) from error
-    return Path(path), Path(path).name

@@ -1,8 +1,9 @@
-"""The files of a drafter checkpoint, read one by one; what is broken in one is a sentence."""
+"""The files of a drafter checkpoint, found and read one by one; what is broken is a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,47 @@ from safetensors.torch import load_file
 from harness.errors import UserError
 from harness.run_facts import TrainingFacts
 from harness.typed_json import parse_json, typed
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a checkpoint was found.
+
+    Attributes:
+        location: path or hub id, as it was asked for.
+        directory: its files.
+        revision: resolved hub commit, None for a directory.
+    """
+
+    location: str
+    directory: Path
+    revision: str | None
+
+    @property
+    def weight_files(self) -> list[Path]:
+        """At least one.
+
+        Raises:
+            UserError: there is none.
+        """
+        files = sorted(self.directory.glob("*.safetensors"))
+        if not files:
+            raise UserError(
+                f"{self.directory} holds no .safetensors file; fetch the checkpoint again."
+            )
+        return files
+
+
+def locate(location: str, patterns: Sequence[str] = ("*.json", "*.safetensors")) -> Source:
+    """The directory ``location``, or that of the hub's files which match ``patterns``.
+
+    Raises:
+        UserError: it is neither.
+    """
+    directory = Path(location)
+    if directory.is_dir():
+        return Source(location, directory, None)
+    return Source(location, *_download(location, patterns))
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -86,3 +128,27 @@ def read_vocabulary(path: Path, vocab_size: int) -> torch.Tensor | None:
             "fetch or train the checkpoint again."
         )
     return torch.tensor(ids)
+
+
+def misfits(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Tensor]) -> list[str]:
+    """Keys of weights that are missing, strange, of another shape, or no floating-point numbers."""
+    wrong = sorted(set(shapes) ^ set(state))
+    wrong += [key for key in shapes if key in state and state[key].shape != shapes[key]]
+    wrong += [key for key in shapes if key in state and not state[key].is_floating_point()]
+    return wrong
+
+
+def _download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Files of a hub repository: their directory and the commit."""
+    if location.count("/") != 1 or location.startswith((".", "/", "~")):
+        raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        path = snapshot_download(location, allow_patterns=list(patterns))
+    except Exception as error:
+        raise UserError(
+            f"drafter {location} is neither a directory nor to be had from the hub "
+            f"({type(error).__name__}); check the name and the network, or give a directory."
+        ) from error
+    return Path(path), Path(path).name

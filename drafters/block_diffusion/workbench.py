@@ -179,6 +179,21 @@ def made_once(ring: Ring, make: Callable[[], Data]) -> Data:
     return made
 
 
+def open_target(config: TrainConfig) -> tuple[TransformersTarget, Ring]:
+    """The target that is trained for, and the processes of this training.
+
+    Raises:
+        UserError: it cannot be loaded or trained for.
+    """
+    device = resolve_device(config.device)
+    ring = Ring(shards.place(), device)
+    options = TargetOptions(
+        name=config.target, dtype=config.dtype, device=device, revision=config.revision
+    )
+    target = load_transformers_target(options, "training")
+    return target, ring
+
+
 def open_workbench(
     config: TrainConfig, objectives: Iterable[Objective], layers: Sequence[int] | None = None
 ) -> Workbench:
@@ -190,12 +205,7 @@ def open_workbench(
     Raises:
         UserError: unusable data, or a target that cannot be loaded or trained for.
     """
-    device = resolve_device(config.device)
-    ring = Ring(shards.place(), device)
-    options = TargetOptions(
-        name=config.target, dtype=config.dtype, device=device, revision=config.revision
-    )
-    target = load_transformers_target(options, "training")
+    target, ring = open_target(config)
     if layers is None:
         layers = build_target_layer_ids(target.num_layers, config.num_features)
     distill = any(objective.distill for objective in objectives)

@@ -15,16 +15,11 @@ from drafters.block_diffusion.data import training_order
 from drafters.block_diffusion.head import label_log_prob
 from drafters.block_diffusion.replicas import Replicas
 from drafters.block_diffusion.shape import choose_mask_token
-from drafters.block_diffusion.workbench import made_once, trained_target
+from drafters.block_diffusion.workbench import made_once, open_target, trained_target
 from drafters.diffusion_lm.config import RANK, DiffusionConfig
 from drafters.diffusion_lm.denoiser import private_decoder, two_way_outputs
 from drafters.diffusion_lm.low_rank import attach
 from drafters.diffusion_lm.masking import RANDOM_SHARE, Masking, View, pack
-from harness import shards
-from harness.plan import resolve_device
-from harness.shards import Ring
-from targets.base import TargetOptions
-from targets.load import load_transformers_target
 from targets.transformers_lm import TransformersTarget
 
 _ASKED = (
@@ -101,12 +96,7 @@ def open_bench(config: TrainConfig) -> Bench:
     Raises:
         UserError: unusable data, or a target that cannot be loaded or trained for.
     """
-    device = resolve_device(config.device)
-    ring = Ring(shards.place(), device)
-    options = TargetOptions(
-        name=config.target, dtype=config.dtype, device=device, revision=config.revision
-    )
-    target = load_transformers_target(options, "training")
+    target, ring = open_target(config)
     data = made_once(ring, functools.partial(build_responses, config, target))
     shape = DiffusionConfig(
         hidden_size=target.hidden_size,

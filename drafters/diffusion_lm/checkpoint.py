@@ -18,11 +18,16 @@ from safetensors.torch import save_file
 
 from drafters.block_diffusion.checkpoint import (
     check_target,
-    download,
     public_location,
     warn_of_other_weights,
 )
-from drafters.block_diffusion.checkpoint_files import read_object, read_training, read_weights
+from drafters.block_diffusion.checkpoint_files import (
+    locate,
+    misfits,
+    read_object,
+    read_training,
+    read_weights,
+)
 from drafters.diffusion_lm.config import (
     ARCHITECTURE,
     DiffusionConfig,
@@ -86,9 +91,8 @@ def load(location: str, target: TransformersTarget) -> DiffusionCheckpoint:
     Raises:
         UserError: it is not there, damaged, or for other weights or another tokenizer.
     """
-    directory, revision = Path(location), None
-    if not directory.is_dir():
-        directory, revision = download(location, _FETCHED)
+    source = locate(location, _FETCHED)
+    directory, revision = source.directory, source.revision
     body = read_object(directory / "config.json")
     own = body.get("architectures") == [ARCHITECTURE]
     files = [directory / _WEIGHTS] if own else weight_files(directory)
@@ -123,11 +127,7 @@ def _adapted(
     """
     factors = read_weights([directory / _WEIGHTS], directory)
     decoder = private_decoder(target)
-    shapes = factor_shapes(decoder, config.rank)
-    wrong = sorted(set(shapes) ^ set(factors))
-    wrong += [key for key in shapes if key in factors and factors[key].shape != shapes[key]]
-    wrong += [key for key in shapes if key in factors and not factors[key].is_floating_point()]
-    if wrong:
+    if wrong := misfits(factor_shapes(decoder, config.rank), factors):
         raise UserError(
             f"diffusion LM weights in {directory} do not fit {target.name} (first: {wrong[0]}); "
             "choose the one that was trained for this target, or train it again."

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from drafters.block_diffusion import checkpoint
-from drafters.block_diffusion.checkpoint_files import read_object, read_weights
+from drafters.block_diffusion.checkpoint_files import locate, misfits, read_object, read_weights
 from drafters.student.network import Student
 from harness.errors import UserError
 from harness.typed_json import typed
@@ -72,19 +72,23 @@ def load(location: str, target: TransformersTarget) -> checkpoint.Checkpoint[Stu
     Raises:
         UserError: it is not there, truncated, no student, or a student of another target.
     """
-    source = checkpoint.locate(location)
+    source = locate(location)
     directory = source.directory
     config = _read_config(directory / "config.json")
     checkpoint.check_target(config, target, location)
     state = read_weights(source.weight_files, directory)
     student = Student(target, config.target_layer_ids)
-    if wrong := checkpoint.misfits(student.decoder.state_dict(), state):
+    if wrong := misfits(_shapes(student), state):
         raise UserError(
             f"student weights in {directory} do not match its config.json and target "
             f"{target.name} (first: {wrong[0]}); fetch or train it again."
         )
     student.decoder.load_state_dict(state)
     return checkpoint.with_records(student, source, target)
+
+
+def _shapes(student: Student) -> dict[str, tuple[int, ...]]:
+    return {key: value.shape for key, value in student.decoder.state_dict().items()}
 
 
 def _read_config(path: Path) -> StudentConfig:
