@@ -22,8 +22,7 @@ from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.drafter import build as build_block_diffusion
 from drafters.block_diffusion.span import Span
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, require_marginals
-from drafters.self_selection import merged
+from drafters.policy import Policy, merged, require_marginals
 from harness import registry
 from harness.errors import UserError
 from harness.sampling import Sampling

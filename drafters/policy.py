@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -58,3 +59,13 @@ def require_marginals(
         f"policy {policy.name} chooses from a drafter's marginals, and {name} shows none; put it "
         "directly over a block-diffusion drafter."
     )
+
+
+def merged(chains: Sequence[Sequence[int]]) -> tuple[list[int], tuple[int, ...]]:
+    """Tokens and parents of the tree whose paths are ``chains`` and their beginnings."""
+    nodes: dict[tuple[int, int], int] = {}
+    for chain in chains:
+        node = -1
+        for token in chain:
+            node = nodes.setdefault((node, token), len(nodes))
+    return [token for _, token in nodes], tuple(parent for parent, _ in nodes)

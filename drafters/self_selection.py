@@ -15,7 +15,7 @@ import torch
 
 from drafters.base import Drafter, MarginalDrafter, Proposal
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, require_marginals
+from drafters.policy import Policy, merged, require_marginals
 from harness.errors import UserError
 from harness.sampling import Sampling
 from targets.base import Target
@@ -94,13 +94,3 @@ class SelfSelection(Policy):
         return Proposal(
             torch.tensor(tokens, dtype=torch.int64, device=self._device), parents, "select"
         )
-
-
-def merged(chains: Sequence[Sequence[int]]) -> tuple[list[int], tuple[int, ...]]:
-    """Tokens and parents of the tree whose paths are ``chains`` and their beginnings."""
-    nodes: dict[tuple[int, int], int] = {}
-    for chain in chains:
-        node = -1
-        for token in chain:
-            node = nodes.setdefault((node, token), len(nodes))
-    return [token for _, token in nodes], tuple(parent for parent, _ in nodes)

@@ -13,7 +13,7 @@ from marginals import put_over
 from test_ddtree import Fixed, paths
 
 from drafters.base import Proposal
-from drafters.self_selection import merged
+from drafters.policy import merged
 from harness.sampling import Sampling
 from harness.verify import verify
 
