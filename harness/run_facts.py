@@ -41,11 +41,19 @@ class DataFacts(TypedDict):
     vocabulary: NotRequired[int]
 
 
+class StartFacts(TypedDict):
+    """The checkpoint that a training went on from."""
+
+    weights_sha256: str
+    training: "TrainingFacts | None"
+
+
 class TrainingFacts(TypedDict):
     """``training.json`` of a checkpoint, as far as others read it."""
 
     objective: NotRequired[ObjectiveFacts]
     steps: NotRequired[int]
+    start_from: NotRequired[StartFacts]
     seed: NotRequired[int]
     train_vocab_size: NotRequired[int]
     data: NotRequired[DataFacts]

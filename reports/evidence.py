@@ -57,13 +57,26 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
     return [
         *numbers,
         Cell(text=_cross_entropy(objective) if objective else form.BLANK),
-        Cell(text=form.text(training.get("steps")), value=training.get("steps")),
+        _steps(training),
         Cell(text=_softmax_rows(training)),
         Cell(text=form.count(parameters) if parameters else form.BLANK, value=parameters),
         Cell(text=form.digest(digest), title=form.text(digest)),
         Cell(text=form.text(checkpoint.get("path"))),
         Cell(text=_in_short(training)),
     ]
+
+
+def _steps(training: Mapping[str, Any]) -> Cell:
+    """Of all trainings that led here, the last one first."""
+    taken: list[int | None] = []
+    at: Mapping[str, Any] | None = training
+    while at is not None:
+        taken.append(at.get("steps"))
+        start = at.get("start_from")
+        at = start["training"] or {} if start else None
+    known = [steps for steps in taken if steps is not None]
+    total = sum(known) if len(known) == len(taken) else None
+    return Cell(text=" after ".join(map(form.text, taken)), value=total)
 
 
 def _cross_entropy(objective: Mapping[str, Any]) -> str:

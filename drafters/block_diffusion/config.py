@@ -23,6 +23,9 @@ class TrainConfig:
     """Train on the target's responses, or on the answers that came with the prompts of a corpus."""
     output_dir: Path | None = None
     """Where checkpoints go, one directory a variant; default: the user cache."""
+    start_from: Path | None = None
+    """Checkpoint to go on from, or a directory with one for each variant by its name; by default
+    the target's last layers."""
     steps: int = 1600
     """Optimiser steps."""
     seed: int = 0

@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from harness.errors import UserError
 
@@ -156,8 +157,21 @@ def build_store(
     Raises:
         UserError: the disk is too small.
     """
-    offsets = np.cumsum([0, *(len(ids) for ids in sequences)]).tolist()
     directory.mkdir(parents=True, exist_ok=True)
+    # Of several trainings that want the same features one computes them; the others wait.
+    with FileLock(directory / "lock"):
+        return _complete(directory, sequences, width, compute, batch_tokens, progress)
+
+
+def _complete(
+    directory: Path,
+    sequences: Sequence[Sequence[int]],
+    width: int,
+    compute: FeatureFunction,
+    batch_tokens: int,
+    progress: Callable[[int], object],
+) -> FeatureStore:
+    offsets = np.cumsum([0, *(len(ids) for ids in sequences)]).tolist()
     file, note = directory / "features.bin", directory / "progress.json"
     size = offsets[-1] * width * 2
     try:

@@ -30,6 +30,7 @@ from drafters.block_diffusion.variant import (
     label_rows,
     start_from_target,
 )
+from drafters.block_diffusion.warm_start import find_start, start_facts, started_model
 from drafters.block_diffusion.workbench import Pass, Workbench, open_workbench
 from harness import registry
 from harness.user_cache import user_cache
@@ -105,14 +106,19 @@ def _objectives(names: str) -> dict[str, Objective]:
 def _variant(
     name: str, objective: Objective, config: TrainConfig, bench: Workbench, snapshots: Path
 ) -> Variant:
-    row = dataclasses.asdict(objective)
-    digest = settings_digest({**bench.settings(config), "objective": repr(row)})
-    shape = drafter_config(bench.target, config)
-    model = initial_model(shape, bench.head, config.seed, getattr(torch, config.dtype))
-    copied = start_from_target(model, bench.target, bench.corpus.scale)
-    start = "target's last layers" if copied else "random"
-    snapshot = snapshots / f"{name}-{digest[:24]}.pt"
+    settings = {**bench.settings(config), "objective": repr(dataclasses.asdict(objective))}
+    dtype, scale = getattr(torch, config.dtype), bench.corpus.scale
+    found = find_start(name, config, bench.target)
+    if found is not None:
+        model, start = started_model(found, config, scale, dtype, bench.device), "a checkpoint"
+        settings["start_from"] = found.weights_sha256
+    else:
+        model = initial_model(drafter_config(bench.target, config), bench.head, config.seed, dtype)
+        copied = start_from_target(model, bench.target, scale)
+        start = "target's last layers" if copied else "random"
+    snapshot = snapshots / f"{name}-{settings_digest(settings)[:24]}.pt"
     variant = Variant(name, objective, model, start, config.learning_rate, snapshot)
+    variant.start_from = None if found is None else start_facts(found)
     variant.resume()
     return variant
 
@@ -246,9 +252,12 @@ def record_of(variant: Variant, settings: Mapping[str, Any], bench: Workbench) -
     # JSON has no infinity; null is "no decay".
     row["gamma"] = None if row["gamma"] == float("inf") else row["gamma"]
     del row["description"]
+    facts = {"objective": row, **settings, "initial_weights": variant.initial_weights}
+    if variant.start_from is not None:
+        facts["start_from"] = variant.start_from
     return training_record(
         variant.name,
-        {"objective": row, **settings, "initial_weights": variant.initial_weights},
+        facts,
         bench.corpus.prompts,
         variant,
         bench.replicas.place.size,

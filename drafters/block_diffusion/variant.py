@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -243,6 +243,8 @@ class Variant(Training):
         self.objective = objective
         self.model = model
         self.initial_weights = initial_weights
+        self.start_from: dict[str, Any] | None = None
+        """The checkpoint it went on from, for the record."""
 
     def export(self, scale: torch.Tensor) -> BlockDiffusionModel:
         """The drafter for raw features: the scale they were divided by moves into ``fc``."""
