@@ -57,7 +57,7 @@ def require_marginals(
     name = "+".join((options.name, *(item.name for item in below)))
     raise UserError(
         f"policy {policy.name} chooses from a drafter's marginals, and {name} shows none; put it "
-        "directly over a block-diffusion drafter."
+        "directly over a block-diffusion drafter or dlm."
     )
 
 

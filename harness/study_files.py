@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from harness.errors import UserError
 from harness.line_writers import LineWriter
@@ -23,6 +26,8 @@ from harness.study_records import (
 )
 from harness.typed_json import typed, versioned
 from harness.whole_file import write_json
+
+_LOCK = "study.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,23 @@ class StudyFiles:
     def snapshots(self) -> Path:
         """Trainings that are not finished."""
         return self.directory / "snapshots"
+
+    @property
+    def claims(self) -> Path:
+        """Which process is at which of them."""
+        return self.directory / "claims"
+
+    def claim(self, company: str) -> FileLock:
+        """Held by the process that trains these arms; let go when it dies.
+
+        Entering it raises `filelock.Timeout` at once where another has it.
+        """
+        self.claims.mkdir(exist_ok=True)
+        return FileLock(self.claims / f"{company}.lock", timeout=0)
+
+    def lock(self) -> FileLock:
+        """Held while a file of the study is changed; others wait."""
+        return FileLock(self.directory / _LOCK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +104,19 @@ class StudyResults:
 
 
 class StudyWriter(LineWriter):
-    """Appends records of a study."""
+    """Appends records of a study, of several processes to one file."""
 
     go_on = "call harness study again"
 
+    def __init__(self, files: StudyFiles) -> None:
+        super().__init__(files.records)
+        self.files = files
+
     def append(self, record: StudyRecord) -> None:
         """Write one record; raises as `write`."""
-        self.write(to_json(record))
+        with self.files.lock():
+            cut_torn_line(self.files.records)  # of a process that was killed
+            self.write(to_json(record))
 
 
 def is_study(directory: Path) -> bool:
@@ -105,7 +133,7 @@ def prepare(directory: Path) -> StudyFiles:
     files = StudyFiles(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        others = {path.name for path in directory.iterdir()} - {files.records.name}
+        others = {path.name for path in directory.iterdir()} - {files.records.name, _LOCK}
         if others and not files.study.exists():
             raise UserError(f"{directory} holds no study, but {min(others)}; name another place.")
         files.records.touch()
@@ -114,16 +142,37 @@ def prepare(directory: Path) -> StudyFiles:
     return files
 
 
+@contextmanager
+def working_on(files: StudyFiles) -> Iterator[bool]:
+    """Be one of the processes that work on a study; whether nobody else was there."""
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    alone = True
+    with files.records.open("rb") as file:
+        with files.lock(), suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield alone
+
+
 def open_study(
     files: StudyFiles,
     study: Study,
     sources: Mapping[str, Mapping[str, Any]],
     environment: Mapping[str, Any],
+    *,
+    alone: bool = True,
 ) -> None:
-    """Begin a study in its directory, or go on: a torn last line is cut off.
+    """Begin a study in its directory, go on with it, or join those who work on it.
 
     Objectives, seeds, budgets and other arms may have been added since; nothing else may differ,
-    unless nothing was made yet.
+    unless nothing was made yet and nobody else is at it (``alone``).
 
     Raises:
         UserError: the directory holds another study, or cannot be read or written.
@@ -131,14 +180,15 @@ def open_study(
     asked = json.loads(json.dumps({**study.describe(), "sources": sources}))
     bench: dict[str, Any] = {}
     sessions: list[Mapping[str, Any]] = []
-    made = files.records.stat().st_size > 0 or files.snapshots.exists()
-    if made and files.study.exists():
-        found = read_facts(files)
-        _refuse_change(files.directory, found, asked)
-        bench, sessions = dict(found.bench), list(found.sessions)
     try:
-        _write(files, {**asked, "bench": bench, "sessions": [*sessions, environment]})
-        cut_torn_line(files.records)
+        with files.lock():
+            made = files.records.stat().st_size > 0 or files.snapshots.exists() or not alone
+            if made and files.study.exists():
+                found = read_facts(files)
+                _refuse_change(files.directory, found, asked)
+                bench, sessions = dict(found.bench), list(found.sessions)
+            _write(files, {**asked, "bench": bench, "sessions": [*sessions, environment]})
+            cut_torn_line(files.records)
     except OSError as error:
         raise UserError(f"{files.directory} cannot be written: {error.strerror}.") from error
 
@@ -149,6 +199,11 @@ def note_bench(files: StudyFiles, responses: str, facts: Mapping[str, Any]) -> N
     Raises:
         UserError: they are not.
     """
+    with files.lock():
+        _note_bench(files, responses, facts)
+
+
+def _note_bench(files: StudyFiles, responses: str, facts: Mapping[str, Any]) -> None:
     found = read_facts(files)
     if responses in found.bench:
         if change := first_difference(found.bench[responses], json.loads(json.dumps(facts))):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from filelock import Timeout
 
 from harness import provenance
 from harness.errors import UserError
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.progress import say
-from harness.run_files import locked
 from harness.study import Arm, Responses, Study
 from harness.study_files import (
     StudyFiles,
@@ -22,6 +24,7 @@ from harness.study_files import (
     note_bench,
     open_study,
     prepare,
+    working_on,
 )
 from harness.study_records import Finished, Measurement, key_of
 
@@ -36,24 +39,26 @@ CURVE_ANSWERS = 32
 
 
 def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
-    """Train and measure every arm that is not done.
+    """Train and measure every arm that is not done and that no other process is at.
 
     Stopped anywhere (Ctrl-C, kill), the same call goes on: arms that are done are left alone, a
-    training goes on from its last snapshot.
+    training goes on from its last snapshot. Several processes may make the same call: each takes
+    arms that nobody has.
 
     Raises:
-        UserError: another study is in ``directory``, another process works on it, or target, data
-            or a run cannot be used.
+        UserError: another study is in ``directory``, or target, data or a run cannot be used.
     """
     from harness import shards
 
     if shards.place().size > 1:
-        raise UserError("harness study runs in one process; start it without a launcher.")
+        raise UserError(
+            "harness study needs no launcher: start the same command once for each process."
+        )
     runs = _runs(study)
     files = prepare(directory)
-    with sigterm_as_ctrl_c(), locked(files.records, f"study {directory}"):
-        open_study(files, study, _sources(runs), provenance.environment(argv))
-        with StudyWriter(files.records) as writer:
+    with sigterm_as_ctrl_c(), working_on(files) as alone:
+        open_study(files, study, _sources(runs), provenance.environment(argv), alone=alone)
+        with StudyWriter(files) as writer:
             _Session(study, files, writer, runs).work()
     return files
 
@@ -98,25 +103,49 @@ class _Session:
         self, study: Study, files: StudyFiles, writer: StudyWriter, runs: Sequence[Run]
     ) -> None:
         self.study, self.files, self.writer, self.runs = study, files, writer, runs
-        results = load_results(files.directory)
-        self.known = {key_of(record) for record in results.measurements}
-        self.done = dict(results.finished)
+        self.known: set[tuple[Arm, int, int]] = set()
+        self.done: dict[Arm, Finished] = {}
         self.benches: dict[Responses, Workbench] = {}
         self.answers: list[Answers] = []
 
     def work(self) -> None:
         """Arm by arm; those that differ only in their objective are trained in step."""
-        pending = [arm for arm in self.study.arms if arm not in self.done]
-        for name, arms in itertools.groupby(pending, key=self.study.company):
-            snapshots = self.files.snapshots / name
-            self._train(list(arms), snapshots)
-            shutil.rmtree(snapshots, ignore_errors=True)
-        shutil.rmtree(self.files.snapshots, ignore_errors=True)
+        companies = [
+            (name, list(arms)) for name, arms in groupby(self.study.arms, key=self.study.company)
+        ]
+        while self._take_next(companies):
+            pass
+        left = len(self.study.arms) - len(self.done)
+        if left:
+            say(f"{left} arms are with other processes; the report holds what is finished")
+        else:
+            for place in (self.files.snapshots, self.files.claims):
+                shutil.rmtree(place, ignore_errors=True)
 
-    def _train(self, arms: Sequence[Arm], snapshots: Path) -> None:
+    def _take_next(self, companies: Sequence[tuple[str, list[Arm]]]) -> bool:
+        """Train the first company that is neither done nor another's; whether there was one."""
+        for name, arms in companies:
+            self._read()
+            if all(arm in self.done for arm in arms):
+                continue
+            with contextlib.suppress(Timeout), self.files.claim(name):
+                self._read()  # whoever had it before may have finished it
+                self._train([arm for arm in arms if arm not in self.done], name)
+                return True
+        return False
+
+    def _read(self) -> None:
+        """What all processes have done."""
+        results = load_results(self.files.directory)
+        self.known = {key_of(record) for record in results.measurements}
+        self.done = dict(results.finished)
+
+    def _train(self, arms: Sequence[Arm], company: str) -> None:
         from drafters.block_diffusion.trainer import train_variants
 
-        study, first = self.study, arms[0]
+        if not arms:
+            return
+        study, first, snapshots = self.study, arms[0], self.files.snapshots / company
         bench = self._bench(first.recipe.responses)
         self._load_answers()
         config = study.config(first)
@@ -136,6 +165,7 @@ class _Session:
         )
         for variant in variants:
             self._finish(by_name[variant.name], variant, bench)
+        shutil.rmtree(snapshots, ignore_errors=True)
 
     def _watch(
         self, variants: Iterable[Variant], arms: Mapping[str, Arm], bench: Workbench

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.paired import Estimate
-from reports import differences
+from reports import differences, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.group import Comparison, competes, is_oracle
@@ -116,14 +117,25 @@ def task_table(group: Comparison) -> Table:
     )
 
 
+_ALL_PAIRS = 6
+"""Drafters of a run that are compared each with each."""
+
+
 def difference_table(group: Comparison) -> Table | None:
-    """Every pair of drafters of one run, faster one first; None where no run has two."""
-    rows = []
+    """Pairs of drafters of one run, faster one first; None where no run has two.
+
+    Among many drafters those pairs whose difference has one name.
+    """
+    rows, left_out = [], 0
     for run in group.runs:
-        methods = [
-            str(item["method"]) for other, item in group.ranked() if other is run and competes(item)
-        ]
-        for pair in differences.pairs_of(run, methods):
+        methods = [item for other, item in group.ranked() if other is run and competes(item)]
+        pairs = list(itertools.combinations(methods, 2))
+        if len(methods) > _ALL_PAIRS:
+            kept = [pair for pair in pairs if policies.share_a_part(*pair)]
+            left_out += len(pairs) - len(kept)
+            pairs = kept
+        named = [(str(first["method"]), str(second["method"])) for first, second in pairs]
+        for pair in differences.of_pairs(run, named):
             cells = (
                 group.label(run, pair.first),
                 Cell(text=pair.second),
@@ -141,7 +153,13 @@ def difference_table(group: Comparison) -> Table | None:
         title="Differences between drafters",
         note="On the answers both have, over all tasks: τ of the drafter less that of the other, "
         "and its decode speed over the other's. Intervals are paired, 95 % each; among many pairs "
-        "a few differ by chance. n counts the answers that τ compares.",
+        "a few differ by chance. n counts the answers that τ compares."
+        + (
+            f" {form.count(left_out)} pairs that have neither drafter nor test-time method in "
+            "common are left out."
+            if left_out
+            else ""
+        ),
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Against", kind="text"),

@@ -43,10 +43,10 @@ class Difference:
         )
 
 
-def pairs_of(run: Run, methods: Sequence[str]) -> Iterator[Difference]:
-    """Every pair of ``methods``, in their order."""
-    answers = {method: by_task(run, method) for method in methods}
-    for first, second in itertools.combinations(methods, 2):
+def of_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> Iterator[Difference]:
+    """How the methods of each pair differ."""
+    answers = {method: by_task(run, method) for method in itertools.chain(*pairs)}
+    for first, second in pairs:
         sides: list[Sides] = list(zip(answers[second], answers[first], strict=True))
         yield Difference(
             first=first,

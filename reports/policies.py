@@ -53,6 +53,11 @@ def own_chain(run: Run, item: Mapping[str, Any]) -> str | None:
     return next(names, None)
 
 
+def share_a_part(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two methods are of one drafter, or have one test-time method."""
+    return stack(first) == stack(second) or _asked(first) == _asked(second)
+
+
 def lineups(run: Run) -> list[Lineup]:
     """Drafters with two test-time methods or more, in the order of their objectives.
 

@@ -123,7 +123,7 @@ def write_study(
     tasks = [task for task in taus(study.arms[0]) if task != HELD_BACK]
     open_study(files, study, {task: source(kind) for task in tasks}, ENVIRONMENT)
     note_bench(files, "target", BENCH)
-    with StudyWriter(files.records) as writer:
+    with StudyWriter(files) as writer:
         for arm in study.arms:
             held_back = {"held_back": taus(arm)["held_back"][:4]}
             half = arm.recipe.steps // 2

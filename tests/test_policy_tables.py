@@ -283,3 +283,22 @@ def test_html_holds_such_names_as_they_are(tmp_path: Path) -> None:
     assert ">mine:<wbr>x=&lt;b&gt;<" in text and "b" not in {tag for tag, _ in page.tags}
     ids = [str(attrs["id"]) for _, attrs in page.tags if "id" in attrs]
     assert len(ids) == len(set(ids)) and not [item for item in ids if set(item) & set("+:=@")]
+
+
+def test_among_many_drafters_only_those_with_a_part_in_common_are_compared(tmp_path: Path) -> None:
+    drafters, stacks = ("uniform", "combined", "focal"), ("", "+ddtree", "+self_selection")
+    scripts: dict[str, Script] = {
+        f"{name}{policy}": ([2] * 4, 4.0 + i)
+        for i, (name, policy) in enumerate((a, b) for a in drafters for b in stacks)
+    }
+    title = "Differences between drafters"
+    few = leaderboard_text([scripted_run(tmp_path / "few", dict(list(scripts.items())[:6]))])
+    assert len(table(few, title)) == 1 + 15 and "in common are left out" not in few
+    many = leaderboard_text([scripted_run(tmp_path / "many", scripts)])
+    compared = {frozenset(row[:2]) for row in table(many, title)[1:]}
+    # Of nine, each has two of its drafter and two of its test-time method beside it.
+    assert len(compared) == 9 * 4 / 2
+    assert {"uniform", "combined"} in compared and {"focal", "focal+ddtree"} in compared
+    assert {"uniform+ddtree", "focal+ddtree"} in compared
+    assert {"uniform", "combined+ddtree"} not in compared
+    assert " 18 pairs that have neither drafter nor test-time method in common are left out" in many

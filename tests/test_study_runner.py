@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -366,15 +369,69 @@ def test_a_directory_of_something_else_is_left_alone(
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
 
 
-def test_two_processes_do_not_share_a_study(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_processes_share_the_arms_of_a_study(file: Path, tmp_path: Path) -> None:
+    assert study(file, tmp_path / "alone") == 0
+    place = tmp_path / "shared"
+    command = [sys.executable, "-m", "harness", "study", "--plugin", str(PLUGIN), str(file)]
+    workers = [
+        subprocess.Popen(
+            [*command, "--output-dir", str(place)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    told = [worker.communicate(timeout=240)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], told
+    assert records(place) == records(tmp_path / "alone")
+    lines = StudyFiles(place).records.read_text().splitlines()
+    assert len(lines) == len(records(place))  # nothing was made twice
+    assert len(json.loads(StudyFiles(place).study.read_text())["sessions"]) == 2
+    names = {path.name for path in place.iterdir()} - {"study.lock"}
+    assert names == {"study.json", "records.jsonl", "checkpoints", "study.md", "study.html"}
+
+
+def test_arms_that_another_process_has_are_left_to_it(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "s").mkdir()
-    path = StudyFiles(tmp_path / "s").records
-    with path.open("wb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        assert study(file, tmp_path / "s") == 2
-    assert "another process works on study" in capsys.readouterr().err
+    place = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)
+        with pytest.raises(Killed):
+            study(file, place)
+    files = StudyFiles(place)
+    with files.claim("seed0-steps3"), files.claim("seed1-steps6"):
+        assert study(file, place) == 0
+        assert "4 arms are with other processes" in capsys.readouterr().err
+        found = read_study_records(files.records)
+        assert {(item.arm.seed, item.arm.recipe.steps) for item in found} == {(1, 3), (0, 6)}
+    assert study(file, place) == 0
+    assert len({item.arm for item in read_study_records(files.records)}) == 8
+
+
+def test_a_joining_process_may_not_change_the_study(
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Though nothing was made yet."""
+    place = tmp_path / "s"
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)
+        with pytest.raises(Killed):
+            study(file, place)
+    shutil.rmtree(StudyFiles(place).snapshots, ignore_errors=True)
+    with StudyFiles(place).records.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        file.write_text(file.read_text().replace("batch_size = 2", "batch_size = 3"))
+        assert study(file, place) == 2
+    assert "train.batch_size was 2 and is now 3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from drafters.block_diffusion.batch_generator import BatchGenerator
@@ -164,7 +165,9 @@ def _sequences(
             bar.update(done - bar.n)
 
         generator = BatchGenerator(target, config.max_new_tokens)
-        built = build_sequences(rows, target, generator, cache, progress)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache.with_suffix(".lock")):  # other trainings may want the same
+            built = build_sequences(rows, target, generator, cache, progress)
     sequences, kept = [], []
     for row, sequence in zip(rows, built, strict=True):
         if max(sequence.ids) >= target.vocab_size:
