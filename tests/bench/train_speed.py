@@ -32,6 +32,7 @@ from drafters.block_diffusion.model import (
 from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.optimizer import MasterAdamW
 from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.workbench import Pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,16 @@ def main(options: Options) -> int:
     made = make_step(options)
     optimizer = MasterAdamW(made.model.parameters(), 1e-4)
     objective = OBJECTIVES[options.objective]
+    coins = torch.rand(len(made.blocks.anchors), dtype=torch.float64, device=made.device)
+    given = Pass(made.blocks, made.features, None, coins)
     before = _memory_bytes(made.device)
 
     def step() -> None:
-        block_loss(made.model, made.blocks, made.features, made.head, objective).total.backward()
+        shown = given.visible(objective)
+        loss = block_loss(
+            made.model, given.blocks, given.features, made.head, objective, visible=shown
+        )
+        loss.total.backward()
         optimizer.take_gradients()
         optimizer.step(1.0, 1.0)
 
