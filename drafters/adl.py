@@ -20,7 +20,7 @@ import torch
 
 from drafters.base import Drafter, MarginalDrafter, Marginals, Proposal
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, require_marginals
+from drafters.policy import Policy, recorded, require_marginals
 from harness.errors import UserError
 from harness.sampling import Sampling
 from harness.verify import Verdict, best_tokens
@@ -83,7 +83,9 @@ def build(
         lengths = settings.lengths(drafter.max_nodes)
     except ValueError as error:
         raise UserError(f"policy {policy}: {error}.") from error
-    return AdaptiveLength(drafter, lengths, settings.rho, target.stop_ids)
+    made = AdaptiveLength(drafter, lengths, settings.rho, target.stop_ids)
+    resolved = dict(zip(("k_min", "k_max", "delta"), lengths, strict=True))
+    return recorded(made, policy, {**resolved, "rho": settings.rho})
 
 
 class AdaptiveLength(Policy):

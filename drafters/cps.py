@@ -11,7 +11,7 @@ a path that ends at once beats every longer one, so paths are compared by their 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,7 @@ from drafters.base import Drafter, MarginalDrafter, Marginals, Proposal
 from drafters.block_diffusion.checkpoint import MissingCheckpoint, find
 from drafters.ngram_model import FILE, Floats, Ints, NgramModel
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, require_marginals
+from drafters.policy import Policy, recorded, require_marginals
 from harness.errors import UserError
 from targets.base import Target
 
@@ -66,7 +66,8 @@ def build(
         raise UserError("cps searches its draft and samples none; leave draft at None or argmax.")
     drafter = require_marginals(inner, options, policy)
     ngrams = NgramModel.load(_ngram_path(settings, options, target), target.vocab_size)
-    return PathSearch(drafter, ngrams, settings, target.stop_ids)
+    made = PathSearch(drafter, ngrams, settings, target.stop_ids)
+    return recorded(made, policy, asdict(settings))
 
 
 def _ngram_path(settings: Settings, options: DrafterOptions, target: Target) -> Path:

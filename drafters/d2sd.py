@@ -12,7 +12,7 @@ Shapes: n draft positions, B branches, V' columns of the first drafter's margina
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -22,7 +22,7 @@ from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.drafter import build as build_block_diffusion
 from drafters.block_diffusion.span import Span
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, merged, require_marginals
+from drafters.policy import Policy, merged, recorded, require_marginals
 from harness import registry
 from harness.errors import UserError
 from harness.sampling import Sampling
@@ -64,7 +64,8 @@ def build(
         )
     first = require_marginals(inner, options, policy)
     second = None if settings.resample else _second(first, target, options, settings.second)
-    return D2SDDrafter(first, second, settings.top_k, target.device)
+    made = D2SDDrafter(first, second, settings.top_k, target.device)
+    return recorded(made, policy, asdict(settings))
 
 
 def _second(

@@ -6,7 +6,7 @@ Source: DDTree, arXiv 2604.12989.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from heapq import heappop, heappush
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,7 @@ import torch
 
 from drafters.base import Drafter, MarginalDrafter, Proposal
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, require_marginals
+from drafters.policy import Policy, recorded, require_marginals
 from harness.errors import UserError
 from targets.base import Target
 
@@ -47,7 +47,8 @@ def build(
         raise UserError(
             "ddtree takes the likeliest tokens and samples none; leave draft at None or argmax."
         )
-    return DraftTree(require_marginals(inner, options, policy), settings.budget)
+    made = DraftTree(require_marginals(inner, options, policy), settings.budget)
+    return recorded(made, policy, asdict(settings))
 
 
 class Prefix(NamedTuple):

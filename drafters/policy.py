@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -20,6 +20,9 @@ class Policy:
 
     A policy adds `propose`, ``max_nodes`` and ``draft``; see `drafters.base.Drafter`.
     """
+
+    record: dict[str, Any] | None = None
+    """Name and every setting, defaults too, for the record of a run; from `recorded`."""
 
     def __init__(self, inner: MarginalDrafter) -> None:
         self.inner = inner
@@ -41,6 +44,24 @@ class Policy:
     def reset(self) -> None:
         """Forget the prompt."""
         self.inner.reset()
+
+
+Made = TypeVar("Made", bound=Policy)
+
+
+def recorded(made: Made, policy: PolicyOptions, settings: Mapping[str, Any]) -> Made:
+    """``made``, with what it was made of."""
+    made.record = {"policy": policy.name, "settings": dict(settings)}
+    return made
+
+
+def records_of(drafter: object) -> list[dict[str, Any]]:
+    """What each policy over a drafter was made of, the innermost first."""
+    found = []
+    while isinstance(drafter, Policy):
+        found.append(drafter.record)
+        drafter = drafter.inner
+    return [record for record in reversed(found) if record is not None]
 
 
 def require_marginals(

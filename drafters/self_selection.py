@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
 
 from drafters.base import Drafter, MarginalDrafter, Proposal
 from drafters.options import DrafterOptions, PolicyOptions
-from drafters.policy import Policy, merged, require_marginals
+from drafters.policy import Policy, merged, recorded, require_marginals
 from harness.errors import UserError
 from harness.sampling import Sampling
 from targets.base import Target
@@ -50,7 +50,8 @@ def build(
     settings = policy.read(Settings)
     if options.draft == "argmax":
         raise UserError("self_selection samples its chains; leave draft at None or sample.")
-    return SelfSelection(require_marginals(inner, options, policy), target.device, settings)
+    made = SelfSelection(require_marginals(inner, options, policy), target.device, settings)
+    return recorded(made, policy, asdict(settings))
 
 
 class SelfSelection(Policy):

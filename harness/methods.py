@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from drafters.base import Drafter
 from drafters.build import build_drafter
 from drafters.options import DrafterOptions
+from drafters.policy import records_of
 from harness.errors import FAILURES, UserError, one_line
 from harness.plan import Plan
 
@@ -90,6 +91,7 @@ def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
         "policies": [
             {"policy": item.name, "settings": dict(item.settings)} for item in options.policies
         ],
+        "policies_resolved": records_of(drafter),
         "argument": options.argument,
         "block_size": drafter.block_size,
         "draft": drafter.draft,

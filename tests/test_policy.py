@@ -25,6 +25,7 @@ from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.variant import SharedHead, initial_model
 from drafters.build import build_drafter
 from drafters.options import DrafterOptions, PolicyOptions
+from drafters.policy import records_of
 from harness import decode, registry
 from harness.cli import main
 from harness.config import RunConfig
@@ -292,3 +293,17 @@ def test_a_draft_that_the_policy_does_not_make_is_refused(
     build = registry.resolve("policies", policy).load()
     with pytest.raises(UserError, match=f"^{policy} .*leave draft at None or"):
         build(Beliefs([], 2), None, options, options.policies[0])
+
+
+def test_the_record_holds_every_setting_defaults_too() -> None:
+    """Of each policy, innermost first; a length that follows from the drafter as well."""
+    options = DrafterOptions.parse("believer+adl:rho=0.25+ddtree:budget=5")
+    target = toy.qwen3()
+    made: Any = Beliefs([], 7)
+    for policy in options.policies:
+        made = registry.resolve("policies", policy.name).load()(made, target, options, policy)
+    assert records_of(made) == [
+        {"policy": "adl", "settings": {"k_min": 4, "k_max": 6, "delta": 2, "rho": 0.25}},
+        {"policy": "ddtree", "settings": {"budget": 5}},
+    ]
+    assert records_of(Beliefs([], 6)) == []
