@@ -101,10 +101,12 @@ def build_data(config: DataConfig) -> dict[str, Any]:
 
 
 def _load(config: DataConfig) -> TransformersTarget:
+    # Where a server answers, its GPUs are full of the same weights.
+    device = "cpu" if config.endpoint is not None else resolve_device(config.device)
     options = TargetOptions(
         name=config.target,
         dtype=config.dtype,
-        device=resolve_device(config.device),
+        device=device,
         revision=config.revision,
     )
     return load_transformers_target(options, "a corpus")
