@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock
 
@@ -143,22 +143,36 @@ def prepare(directory: Path) -> StudyFiles:
 
 
 @contextmanager
-def working_on(files: StudyFiles) -> Iterator[bool]:
-    """Be one of the processes that work on a study; whether nobody else was there."""
+def working_on(
+    files: StudyFiles,
+    study: Study,
+    sources: Mapping[str, Mapping[str, Any]],
+    environment: Mapping[str, Any],
+) -> Iterator[None]:
+    """Be one of the processes that work on a study; opens it, see `open_study`."""
+    with files.records.open("rb") as file:
+        with (
+            files.lock()
+        ):  # one at a time: nobody comes in between who was here and what is written
+            open_study(files, study, sources, environment, alone=_is_alone(file))
+        yield
+
+
+def _is_alone(file: IO[bytes]) -> bool:
+    """Whether nobody else holds ``file``, which is held from now on until it is closed."""
     try:
         import fcntl
     except ImportError:
-        yield True
-        return
-    alone = True
-    with files.records.open("rb") as file:
-        with files.lock(), suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                alone = False
-            fcntl.flock(file, fcntl.LOCK_SH)
-        yield alone
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        alone = True
+    except BlockingIOError:
+        alone = False
+    except OSError:  # a file system without locks
+        return True
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
 
 
 def open_study(
@@ -180,15 +194,14 @@ def open_study(
     asked = json.loads(json.dumps({**study.describe(), "sources": sources}))
     bench: dict[str, Any] = {}
     sessions: list[Mapping[str, Any]] = []
+    made = files.records.stat().st_size > 0 or files.snapshots.exists() or not alone
+    if made and files.study.exists():
+        found = read_facts(files)
+        _refuse_change(files.directory, found, asked)
+        bench, sessions = dict(found.bench), list(found.sessions)
     try:
-        with files.lock():
-            made = files.records.stat().st_size > 0 or files.snapshots.exists() or not alone
-            if made and files.study.exists():
-                found = read_facts(files)
-                _refuse_change(files.directory, found, asked)
-                bench, sessions = dict(found.bench), list(found.sessions)
-            _write(files, {**asked, "bench": bench, "sessions": [*sessions, environment]})
-            cut_torn_line(files.records)
+        _write(files, {**asked, "bench": bench, "sessions": [*sessions, environment]})
+        cut_torn_line(files.records)
     except OSError as error:
         raise UserError(f"{files.directory} cannot be written: {error.strerror}.") from error
 

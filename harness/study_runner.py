@@ -22,7 +22,6 @@ from harness.study_files import (
     StudyWriter,
     load_results,
     note_bench,
-    open_study,
     prepare,
     working_on,
 )
@@ -56,10 +55,13 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
         )
     runs = _runs(study)
     files = prepare(directory)
-    with sigterm_as_ctrl_c(), working_on(files) as alone:
-        open_study(files, study, _sources(runs), provenance.environment(argv), alone=alone)
-        with StudyWriter(files) as writer:
-            _Session(study, files, writer, runs).work()
+    sources, environment = _sources(runs), provenance.environment(argv)
+    with (
+        sigterm_as_ctrl_c(),
+        working_on(files, study, sources, environment),
+        StudyWriter(files) as writer,
+    ):
+        _Session(study, files, writer, runs).work()
     return files
 
 

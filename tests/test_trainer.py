@@ -377,7 +377,7 @@ def test_a_torn_line_of_the_response_cache_is_made_again(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     layers = build_target_layer_ids(target.num_layers, 2)
     first = build_corpus(config, target, layers)
-    (cache,) = (user_cache() / "responses").iterdir()
+    (cache,) = (user_cache() / "responses").glob("*.jsonl")
     whole = cache.read_text().splitlines()
     cache.write_text("\n".join([*whole[:3], whole[3][:20]]))
     assert build_corpus(config, target, layers).sequences == first.sequences
