@@ -279,8 +279,13 @@ def load_results(directory: Path) -> StudyResults:
 
 
 def _refuse_change(directory: Path, began: StudyFacts, asked: Mapping[str, Any]) -> None:
+    since = {
+        name: value
+        for name, value in asked["train"].items()
+        if value is None and name not in began.train
+    }
     before = {
-        "train": began.train,
+        "train": {**began.train, **since},  # flags that came later, and are not used
         "measure": began.measure,
         "sources": began.sources,
         "objectives": began.objectives,

@@ -454,3 +454,20 @@ def test_a_run_that_cannot_be_replayed_is_told_before_training(
     assert study(file, tmp_path / "s") == 2
     assert re.search(words, capsys.readouterr().err)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_study_begun_before_there_was_a_flag_goes_on(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(file.read_text().replace("steps = [3, 6]", "steps = [3]"))
+    place = tmp_path / "s"
+    assert study(file, place) == 0
+    path = StudyFiles(place).study
+    body = json.loads(path.read_text())
+    assert body["train"].pop("start_from") is None
+    path.write_text(json.dumps(body))
+    assert study(file, place) == 0
+    data = 'data = "'
+    file.write_text(file.read_text().replace(data, f'start_from = "elsewhere"\n{data}'))
+    assert study(file, place) == 2
+    assert "train.start_from was null and is now" in capsys.readouterr().err
