@@ -126,13 +126,14 @@ class _Session:
 
     def _take_next(self, companies: Sequence[tuple[str, list[Arm]]]) -> bool:
         """Train the first company that is neither done nor another's; whether there was one."""
+        self._read()
         for name, arms in companies:
-            self._read()
             if all(arm in self.done for arm in arms):
                 continue
             with contextlib.suppress(Timeout), self.files.claim(name):
                 self._read()  # whoever had it before may have finished it
-                self._train([arm for arm in arms if arm not in self.done], name)
+                if left := [arm for arm in arms if arm not in self.done]:
+                    self._train(left, name)
                 return True
         return False
 
@@ -145,8 +146,6 @@ class _Session:
     def _train(self, arms: Sequence[Arm], company: str) -> None:
         from drafters.block_diffusion.trainer import train_variants
 
-        if not arms:
-            return
         study, first, snapshots = self.study, arms[0], self.files.snapshots / company
         bench = self._bench(first.recipe.responses)
         self._load_answers()

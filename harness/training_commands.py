@@ -47,8 +47,9 @@ def study(arguments: list[str]) -> int:
 
     asked = read_study(command.study)
     directory = command.output_dir or Path("studies") / command.study.stem
-    run_study(asked, directory, ["study", *arguments])
-    publish_study(directory, directory)
+    files = run_study(asked, directory, ["study", *arguments])
+    with files.lock():  # others who share the study write the same pages
+        publish_study(directory, directory)
     return 0
 
 

@@ -237,6 +237,15 @@ def kill_at_step(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(trainer, "_step", dying)
 
 
+def begun(file: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A study that was killed before its first step."""
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 1)
+        with pytest.raises(Killed):
+            study(file, place)
+    return place
+
+
 def kill_at_record(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     """Dies in the middle of a line."""
     write, calls = StudyWriter.write, []
@@ -399,11 +408,7 @@ def test_arms_that_another_process_has_are_left_to_it(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = tmp_path / "s"
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 1)
-        with pytest.raises(Killed):
-            study(file, place)
+    place = begun(file, tmp_path / "s", monkeypatch)
     files = StudyFiles(place)
     with files.claim("seed0-steps3"), files.claim("seed1-steps6"):
         assert study(file, place) == 0
@@ -421,11 +426,7 @@ def test_a_joining_process_may_not_change_the_study(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Though nothing was made yet."""
-    place = tmp_path / "s"
-    with monkeypatch.context() as patch:
-        kill_at_step(patch, 1)
-        with pytest.raises(Killed):
-            study(file, place)
+    place = begun(file, tmp_path / "s", monkeypatch)
     shutil.rmtree(StudyFiles(place).snapshots, ignore_errors=True)
     with StudyFiles(place).records.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_SH)

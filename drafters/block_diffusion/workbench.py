@@ -126,9 +126,10 @@ class Workbench:
     def settings(self, config: TrainConfig) -> dict[str, Any]:
         """What two variants share when they are comparable; part of ``training.json``."""
         asked = dataclasses.asdict(config)
-        for name in ("drafter", "target", "data", "start_from", "output_dir"):
-            del asked[name]
-        for name in ("device", "save_every", "features"):
+        for name in (
+            *("drafter", "target", "data", "start_from", "output_dir"),
+            *("device", "save_every", "features"),
+        ):
             del asked[name]
         corpus = self.corpus
         return {
