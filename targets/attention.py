@@ -127,7 +127,11 @@ def step_inputs(
 
 
 def two_way_inputs(
-    config: Any, lengths: Sequence[int], device: torch.device, dtype: torch.dtype
+    config: Any,
+    lengths: Sequence[int],
+    device: torch.device,
+    dtype: torch.dtype,
+    past: int = 0,
 ) -> dict[str, Any]:
     """Positions and masks of sequences end to end, whose rows see all rows of their own sequence.
 
@@ -136,12 +140,14 @@ def two_way_inputs(
         lengths: rows of each sequence.
         device: of mask and positions.
         dtype: of the mask.
+        past: rows of the first sequence that are in a cache and no part of the pass.
     """
     counts = torch.tensor(lengths, device=device)
     owner = torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
-    rows = torch.arange(owner.shape[0], device=device)
-    visible = owner[:, None] == owner
-    distance = (rows[:, None] - rows).abs()
+    keys = torch.arange(owner.shape[0], device=device)
+    rows = keys[past:]
+    visible = owner[rows, None] == owner
+    distance = (rows[:, None] - keys).abs()
     mask = _by_layer(
         config,
         additive(visible, dtype),
@@ -149,7 +155,7 @@ def two_way_inputs(
     )
     return {
         "attention_mask": mask,
-        "position_ids": (rows - (counts.cumsum(0) - counts)[owner])[None],
+        "position_ids": (rows - (counts.cumsum(0) - counts)[owner[rows]])[None],
     }
 
 

@@ -14,10 +14,12 @@ import torch
 import toy
 from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
+from transformers import DynamicCache
 
 from drafters.block_diffusion.data import TrainingSequence
 from drafters.build import build_drafter
 from drafters.diffusion_lm import checkpoint, families
+from drafters.diffusion_lm import denoiser as denoiser_module
 from drafters.diffusion_lm.config import RANK, DiffusionConfig
 from drafters.diffusion_lm.denoiser import (
     AdaptedTarget,
@@ -33,8 +35,10 @@ from drafters.options import DrafterOptions
 from harness.cli import main
 from harness.decode import generate
 from harness.errors import UserError
+from harness.kv_cache import KVCache
 from harness.sampling import Sampling
 from harness.verify import verify
+from targets.attention import two_way_inputs
 from targets.base import TargetOptions
 from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
@@ -42,6 +46,7 @@ from tasks.hub import Hub
 from tests.tiny_model import write_model
 
 MASK = 5
+PLACE = (torch.device("cpu"), torch.float32)
 IDS = torch.randint(6, 40, (11,), generator=torch.Generator().manual_seed(0))
 
 
@@ -136,6 +141,69 @@ def test_without_an_addition_it_is_the_target_under_a_mask_that_hides_nothing(
         torch.testing.assert_close(denoiser.logits(IDS, 3), rows, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shifted", [True, False])
+@pytest.mark.parametrize("name", sorted(toy.TARGETS))
+def test_a_pass_behind_a_cache_reads_the_prefix_as_it_was_committed(
+    name: str, shifted: bool
+) -> None:
+    target = toy.TARGETS[name](attn="grouped")
+    decoder = private_decoder(target)
+    denoiser = AdaptedTarget(decoder, target, shifted=shifted)
+    masks = torch.full((4,), MASK)
+    first, second = torch.cat((IDS[:7], masks)), torch.cat((IDS, masks))
+    cache = denoiser.new_cache()
+    torch.testing.assert_close(denoiser.logits(first, 4, cache), denoiser.logits(first, 4))
+    assert cache.length == 6  # all before the pending token
+    again = denoiser.logits(first, 4, cache)
+    torch.testing.assert_close(again, denoiser.logits(first, 4), atol=1e-4, rtol=1e-4)
+    found = denoiser.logits(second, 4, cache)
+    assert cache.length == 10
+
+    # The same with the library's cache: six rows of the first pass, then all behind them.
+    kept = DynamicCache()
+    decoder(first[None], past_key_values=kept, **two_way_inputs(decoder.config, [11], *PLACE))
+    for layer in kept.layers:
+        layer.keys, layer.values = layer.keys[:, :, :6], layer.values[:, :, :6]
+    inputs = two_way_inputs(decoder.config, [15], *PLACE)
+    mask = inputs["attention_mask"]
+    inputs["attention_mask"] = (
+        {kind: part[:, :, 6:] for kind, part in mask.items()}
+        if isinstance(mask, dict)
+        else mask[:, :, 6:]
+    )
+    inputs["position_ids"] = inputs["position_ids"][:, 6:]
+    hidden = decoder(second[None, 6:], past_key_values=kept, **inputs).last_hidden_state[0]
+    expected = target.lm_head(hidden[-4 - shifted : len(hidden) - shifted])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, denoiser.logits(second, 4), atol=1e-4)
+
+
+def test_a_drafter_reads_only_what_is_new(
+    target: TransformersTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drafter = built(target, f"dlm={saved(target, tmp_path / 'dlm')}")
+    read = []
+    inner = denoiser_module.two_way_outputs
+    monkeypatch.setattr(
+        denoiser_module,
+        "two_way_outputs",
+        lambda *given: read.append(len(rows := inner(*given))) or rows,
+    )
+    prompt = IDS.tolist()
+    for _ in range(2):
+        drafter.start(IDS, None, Sampling())
+        alone = drafter.propose(prompt, 8, 100).tokens.tolist()
+        drafter.propose([*prompt, 8, 9, 10], 11, 100)
+        drafter.propose([*prompt, 8, 9, 10, 11], 12, 2)
+        # Prompt, pending and six masks; three tokens instead of the prompt; one.
+        assert read == [18, 10, 4]
+        read.clear()
+    with pytest.raises(ValueError, match="15 rows are kept of 11"):
+        drafter.propose(prompt, 8, 100)
+    drafter.reset()
+    assert drafter.propose(prompt, 8, 100).tokens.tolist() == alone
+
+
 def test_sequences_end_to_end_are_sequences_alone() -> None:
     target = toy.qwen3()
     decoder = private_decoder(target)
@@ -216,12 +284,12 @@ def test_drafts_are_the_denoisers_at_the_masks(target: TransformersTarget, tmp_p
     drafter = built(target, f"dlm={directory}")
     assert isinstance(drafter, DiffusionDrafter)
     assert (drafter.block_size, drafter.max_nodes, drafter.draft) == (7, 6, "argmax")
-    drafter.start(IDS, None, Sampling())
     for budget, count in ((100, 6), (2, 2)):
+        drafter.start(IDS, None, Sampling())
         found = drafter.marginals(IDS.tolist(), 8, budget)
         ids = torch.tensor([*IDS.tolist(), 8, *[MASK] * count])
         denoiser = checkpoint.load(str(directory), target).denoiser
-        assert torch.equal(found.logits, denoiser.logits(ids, count))
+        torch.testing.assert_close(found.logits, denoiser.logits(ids, count))
         assert found.vocabulary is None
         proposal = drafter.propose(IDS.tolist(), 8, budget)
         assert proposal.tokens.tolist() == found.logits.argmax(-1).tolist()
@@ -297,7 +365,10 @@ class Fixed:
     def __init__(self, logits: torch.Tensor) -> None:
         self._logits = logits
 
-    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+    def new_cache(self) -> None:
+        return None
+
+    def logits(self, ids: torch.Tensor, count: int, cache: KVCache | None = None) -> torch.Tensor:
         return self._logits[:count]
 
 

@@ -262,6 +262,7 @@ def test_train_time_tau_is_what_the_drafter_would_get(config: TrainConfig) -> No
     for index in bench.data.held_back:
         sequence = bench.data.sequences[index]
         for anchor in draw_anchors(sequence, 2, np.random.default_rng(0)).tolist():
+            drafter.reset()
             proposal = drafter.propose(sequence.ids[:anchor], sequence.ids[anchor], 100)
             pairs = zip(proposal.tokens.tolist(), sequence.ids[anchor + 1 :], strict=False)
             accepted.append(len(list(takewhile(lambda pair: pair[0] == pair[1], pairs))))

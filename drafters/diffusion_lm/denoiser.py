@@ -10,6 +10,7 @@ import torch
 
 from drafters.block_diffusion.draft_head import DraftHead
 from harness.errors import UserError
+from harness.kv_cache import KVCache
 from targets.attention import GROUPED, two_way_inputs
 from targets.layer_outputs import decoder_layers
 from targets.packed import can_pack, pack_linear_layers
@@ -19,14 +20,28 @@ _MASKED_ATTENTION = ("sdpa", "eager", GROUPED)
 """Attention implementations that take a mask of our own."""
 
 
+_ROOM = 512
+"""Rows by which a cache grows."""
+
+
 class Denoiser(Protocol):
-    """A diffusion LM ready to draft; it keeps nothing between passes."""
+    """A diffusion LM ready to draft."""
 
     num_parameters: int
     """Of a pass, without the LM head where that is the target's."""
 
-    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
-        """One pass over ``ids [L]``; logits ``[count, V']`` of the last ``count`` positions."""
+    def new_cache(self) -> KVCache | None:
+        """An empty cache for `logits`; None where the model reads everything at every pass."""
+
+    def logits(self, ids: torch.Tensor, count: int, cache: KVCache | None = None) -> torch.Tensor:
+        """One pass over ``ids [L]``; logits ``[count, V']`` of the last ``count`` positions.
+
+        Args:
+            ids: all tokens, also those that the cache holds.
+            count: masks at the end, behind the pending token.
+            cache: rows of the first tokens, from an earlier pass; only the rest is read. It holds
+                all tokens before the pending one afterwards.
+        """
 
 
 def answer_rows(length: int, count: int, *, shifted: bool) -> slice:
@@ -55,20 +70,28 @@ def private_decoder(target: TransformersTarget) -> Any:
     return decoder
 
 
-def two_way_outputs(decoder: Any, ids: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+def two_way_outputs(
+    decoder: Any, ids: torch.Tensor, lengths: Sequence[int], cache: KVCache | None = None
+) -> torch.Tensor:
     """What the LM head reads, every row having seen all rows of its sequence.
 
     Args:
         decoder: of a transformers causal LM.
         ids: ``[T]``, sequences end to end.
         lengths: tokens of each.
+        cache: rows of the first sequence's first tokens, which are not read again; the others'
+            are added to it.
 
     Returns:
-        ``[T, D]``.
+        ``[T, D]``, or fewer by the rows that were in the cache.
     """
     dtype = decoder.get_input_embeddings().weight.dtype
-    inputs = two_way_inputs(decoder.config, lengths, ids.device, dtype)
-    return decoder(input_ids=ids[None], use_cache=False, **inputs).last_hidden_state[0]
+    past = 0 if cache is None else cache.length
+    inputs = two_way_inputs(decoder.config, lengths, ids.device, dtype, past)
+    output = decoder(
+        input_ids=ids[None, past:], past_key_values=cache, use_cache=cache is not None, **inputs
+    )
+    return output.last_hidden_state[0]
 
 
 class AdaptedTarget:
@@ -82,11 +105,20 @@ class AdaptedTarget:
         if can_pack(decoder):
             pack_linear_layers(decoder)
 
-    @torch.inference_mode()
-    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+    def new_cache(self) -> KVCache:
         """See `Denoiser`."""
-        hidden = two_way_outputs(self._decoder, ids, [ids.shape[0]])
-        return self._head.logits(hidden[answer_rows(ids.shape[0], count, shifted=self._shifted)])
+        return KVCache(self._decoder.config.num_hidden_layers, 0)
+
+    @torch.inference_mode()
+    def logits(self, ids: torch.Tensor, count: int, cache: KVCache | None = None) -> torch.Tensor:
+        """See `Denoiser`."""
+        length = ids.shape[0]
+        if cache is not None:
+            cache.reserve(-(-length // _ROOM) * _ROOM)
+        hidden = two_way_outputs(self._decoder, ids, [length], cache)
+        if cache is not None:
+            cache.rewind(length - count - 1)
+        return self._head.logits(hidden[answer_rows(len(hidden), count, shifted=self._shifted)])
 
 
 class PretrainedModel:
@@ -99,8 +131,11 @@ class PretrainedModel:
         self._shifted = shifted
         self._vocab_size = vocab_size
 
+    def new_cache(self) -> None:
+        """See `Denoiser`."""
+
     @torch.inference_mode()
-    def logits(self, ids: torch.Tensor, count: int) -> torch.Tensor:
+    def logits(self, ids: torch.Tensor, count: int, cache: KVCache | None = None) -> torch.Tensor:
         """See `Denoiser`."""
         logits = self._model(input_ids=ids[None]).logits[0]
         rows = answer_rows(ids.shape[0], count, shifted=self._shifted)

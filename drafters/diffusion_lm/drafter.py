@@ -1,11 +1,14 @@
 """A masked-diffusion LM drafts: prefix, pending token and masks in, a token at every mask out.
 
-It reads no features of the target and keeps nothing between rounds: every draft is one pass over
-the whole prefix, which no cache can shorten, as a token's keys change with what stands behind it.
-A round of k drafts behind L tokens costs about 2 · parameters · (L + 1 + k) operations, where a
-block-diffusion drafter's costs as many for 1 + k.
+It reads no features of the target. A token's keys change with what stands behind it, so an exact
+draft is a pass over the whole prefix. A model on the target's own layers keeps them as they were
+when the token was committed instead, with masks behind it: a pass then reads the last round's
+tokens, the pending one and the masks, as a block-diffusion drafter's does. A published model brings
+its own code, without such a cache, and reads everything at every round: behind L tokens it costs
+about 2 · parameters · (L + 1 + k) operations for k drafts.
 
-Source: DiffuSpec, arXiv 2510.02358; SpecDiff, arXiv 2408.05636, with one denoising step.
+Source: DiffuSpec, arXiv 2510.02358; SpecDiff, arXiv 2408.05636, with one denoising step; keys of
+the prefix kept between passes, Fast-dLLM, arXiv 2505.22618.
 """
 
 from __future__ import annotations
@@ -73,16 +76,20 @@ class DiffusionDrafter:
         self._device = target.device
         self._vocab_size = target.vocab_size
         self._mask_token_id = mask_token_id
+        self._cache = denoiser.new_cache()
         self.reset()
 
     def reset(self) -> None:
-        """Forget the prompt."""
+        """Forget the prompt; the buffers stay."""
+        if self._cache is not None:
+            self._cache.rewind(0)
         self._sampling = Sampling()
 
     def start(
         self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
     ) -> None:
-        """Take the rules; the prompt comes with every prefix."""
+        """Take the rules; the prompt comes with the prefix."""
+        self.reset()
         self._sampling = sampling
         self._generator = sampling.generator("draft", self._device)
 
@@ -102,10 +109,18 @@ class DiffusionDrafter:
 
     @torch.inference_mode()
     def marginals(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Marginals:
-        """One pass over ``[…prefix, pending, mask, …]``, a mask for each token that is wanted."""
+        """One pass over ``[…prefix, pending, mask, …]``, a mask for each token that is wanted.
+
+        Raises:
+            ValueError: the prefix is shorter than that of the round before.
+        """
         count = min(self.max_nodes, budget)
-        ids = [*prefix_ids, pending, *[self._mask_token_id] * count]
-        logits = self._denoiser.logits(torch.tensor(ids, device=self._device), count)
+        if self._cache is not None and self._cache.length > len(prefix_ids):
+            raise ValueError(f"{self._cache.length} rows are kept of {len(prefix_ids)} tokens")
+        ids = torch.tensor(
+            [*prefix_ids, pending, *[self._mask_token_id] * count], device=self._device
+        )
+        logits = self._denoiser.logits(ids, count, self._cache)
         # A model with fewer rows than the target has the target's first tokens.
         known = logits.shape[1]
         whole = known == self._vocab_size
