@@ -287,6 +287,11 @@ def _notes(side_a: _Side, side_b: _Side) -> list[str]:
 
 
 def _drafter_facts(item: Mapping[str, Any]) -> dict[str, Any]:
-    weights = (item.get("checkpoint") or {}).get("weights_sha256")
-    facts = {name: item.get(name) for name in _DRAFTER_FACTS}
-    return {**facts, "policies": stack(item), "weights": form.digest(weights)}
+    checkpoint = item.get("checkpoint") or {}
+    second = checkpoint.get("second") or {}
+    return {
+        **{name: item.get(name) for name in _DRAFTER_FACTS},
+        "policies": stack(item),
+        "weights": form.digest(checkpoint.get("weights_sha256")),
+        "second drafter's weights": form.digest(second.get("weights_sha256")),
+    }

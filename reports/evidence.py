@@ -18,10 +18,10 @@ def checkpoint_table(group: Comparison) -> Table | None:
     """How each drafter was trained; None where no method has a checkpoint."""
     rows = []
     for run, item in group.ranked():
-        checkpoint = item.get("checkpoint")
-        if checkpoint:
-            cells = (group.label(run, item["method"]), *_checkpoint_cells(checkpoint))
-            rows.append(Row(cells=cells))
+        checkpoint, name = item.get("checkpoint"), str(item["method"])
+        while checkpoint:
+            rows.append(Row(cells=(group.label(run, name), *_checkpoint_cells(checkpoint))))
+            checkpoint, name = checkpoint.get("second"), f"{item['method']}: second drafter"
     if not rows:
         return None
     return Table(

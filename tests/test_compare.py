@@ -292,13 +292,16 @@ def test_another_template_pairs_prompts_by_name() -> None:
 def test_versions_and_drafters_are_noted_not_refused() -> None:
     facts, environment = changed("environment.versions.torch", "2.14.0")
     facts["methods"][2] = drafter(
-        "combined", block_size=6, checkpoint={"weights_sha256": "ab" * 32}
+        "combined",
+        block_size=6,
+        checkpoint={"weights_sha256": "ab" * 32, "second": {"weights_sha256": "cd" * 32}},
     )
     found = compared(RECORDS, RECORDS, second_settings=facts, environment=environment)
     assert found.notes == (
         "torch 2.13.0 in A and 2.14.0 in B",
         "combined: block_size 8 in A and 6 in B",
         "combined: weights – in A and abababababab in B",
+        "combined: second drafter's weights – in A and cdcdcdcdcdcd in B",
     )
     assert all(note in page(found) for note in found.notes)
 

@@ -15,6 +15,7 @@ from run_directories import (
     BASELINES,
     DIGEST,
     ENVIRONMENT,
+    asked,
     config,
     drafter,
     failure,
@@ -104,6 +105,19 @@ def test_golden_markdown(tmp_path: Path) -> None:
     made = path.read_text(encoding="utf-8")
     assert made == GOLDEN.read_text(encoding="utf-8")
     assert leaderboard_text([other, run]) == made
+
+
+def test_a_second_drafter_has_a_row_of_its_own_among_the_checkpoints(tmp_path: Path) -> None:
+    second = {**training(), "weights_sha256": "cd" * 32, "path": "checkpoints/vp"}
+    item = asked("combined+d2sd", checkpoint={**training(), "second": second})
+    facts = config(methods=[*BASELINES, item])
+    seconds = {"ar_loop": 0.05, "hf_generate": 0.06, "combined+d2sd": 0.07}
+    made = simulated_records(facts, {"combined+d2sd": 0.7}, seconds)
+    text = leaderboard_text([write_run(tmp_path / "run", made, facts)])
+    assert [[row[0], row[8], row[9]] for row in cells(text, "Checkpoints")] == [
+        ["combined+d2sd", DIGEST[:12], "checkpoints/combined"],
+        ["combined+d2sd: second drafter", "cd" * 6, "checkpoints/vp"],
+    ]
 
 
 def test_the_page_says_what_else_an_objective_has(tmp_path: Path) -> None:
