@@ -43,7 +43,10 @@ def whole_directory(directory: Path) -> Iterator[Path]:
     scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
     try:
         yield scratch
+        # Temporary directories, and what safetensors writes, are their owner's alone.
         scratch.chmod(0o755)
+        for file in scratch.iterdir():
+            file.chmod(0o644)
         if directory.exists():
             shutil.rmtree(directory)
         os.replace(scratch, directory)

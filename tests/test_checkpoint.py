@@ -91,6 +91,12 @@ def test_a_broken_draft_vocabulary(target, saved, text):
     refuses(target, saved, "draft_vocabulary.json")
 
 
+def test_others_may_read_a_checkpoint(saved):
+    modes = {path.name: path.stat().st_mode & 0o777 for path in saved.iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors", "training.json"), 0o644)
+    assert saved.stat().st_mode & 0o777 == 0o755
+
+
 def test_layout_is_dflashs(target, saved):
     body = json.loads((saved / "config.json").read_text())
     assert body["architectures"] == ["DFlashDraftModel"]
