@@ -17,20 +17,22 @@ _WASTE = "Percent wasted"
 
 
 def waste_table(group: Comparison) -> Table | None:
-    """By drafter and task, blank for trees; None where nothing but trees was drafted."""
+    """By drafter and task, without trees; None where nothing but trees was drafted."""
     rows: list[Row] = []
     for run, item in group.ranked():
         if item["kind"] == "baseline":
             continue
         name = group.label(run, item["method"])
         found = [or_none(slots, run.of(item["method"], task)) for task in run.tasks]
+        if all(part is None for part in found):
+            continue
         by_task = [
             Row(cells=(name, group.task_label(task), *_cells([part])))
             for task, part in zip(run.tasks, found, strict=True)
         ]
         total = Row(cells=(name, group.task_label(OVERALL), *_cells(found)), total=True)
         rows += [*by_task, total]
-    if all(cell.value is None for row in rows for cell in row.cells):
+    if not rows:
         return None
     return Table(
         title="Correct draft tokens thrown away",
@@ -52,7 +54,7 @@ def waste_table(group: Comparison) -> Table | None:
     )
 
 
-_OF_TREES = " Trees have a blank: records hold one path of each, not every slot."
+_OF_TREES = " Trees are left out: records hold one path of each, not every slot."
 
 
 def _cells(tasks: Sequence[Slots | None]) -> list[Cell]:
