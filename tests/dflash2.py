@@ -12,7 +12,8 @@ from drafters.block_diffusion.candidate_selector import SelectorShape
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.dynamic_conv import ConvShape
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
-from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import initial_model
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from tests import toy

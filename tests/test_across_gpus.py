@@ -24,19 +24,22 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 from transformers.integrations.accelerate import _get_device_map
 
+from drafters.block_diffusion import batch_generator, shared_head, variant
 from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.draft_head import DraftHead
 from drafters.block_diffusion.head import expected_rows
 from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.responses import Query
+from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.trainer import train
-from drafters.block_diffusion.variant import SharedHead, start_from_target
+from drafters.block_diffusion.variant import start_from_target
 from harness.errors import UserError
 from targets import across_gpus, pretrained
 from targets.across_gpus import share_out
 from targets.base import TargetOptions
 from targets.load import load_target
+from targets.scales import Scales
 from targets.transformers_lm import TransformersTarget
 from tests import toy
 from tests.test_block_diffusion import small_config
@@ -255,6 +258,12 @@ def imagined(monkeypatch: pytest.MonkeyPatch) -> Iterator[TransformersTarget]:
         return plain(data) if device is None else plain(data).to(device)
 
     monkeypatch.setattr(torch, "tensor", tensor)
+    # What is measured needs numbers.
+    monkeypatch.setattr(batch_generator, "_reads_together", lambda target: True)
+    monkeypatch.setattr(shared_head, "measured_scales", lambda target: Scales())
+    for module in (shared_head, variant):
+        monkeypatch.setattr(module, "norm_weight", lambda norm: norm.weight.detach())
+    monkeypatch.setattr(torch.Tensor, "equal", lambda one, other: True)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = Qwen3ForCausalLM(config)
         decoder = model.get_decoder()

@@ -21,12 +21,8 @@ from drafters.block_diffusion.model import (
     build_target_layer_ids,
 )
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
-from drafters.block_diffusion.variant import (
-    SharedHead,
-    block_loss,
-    initial_model,
-    teacher_rows,
-)
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model, teacher_rows
 from harness.sampling import Sampling
 from harness.verify import Verdict
 from tests import toy

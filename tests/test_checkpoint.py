@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter, build
-from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import initial_model
 from drafters.options import DrafterOptions
 from harness.decode import generate
 from harness.errors import UserError

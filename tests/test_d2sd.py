@@ -24,7 +24,8 @@ from drafters.block_diffusion.context import Context
 from drafters.block_diffusion.data import TrainingSequence, make_blocks, visible_prefix
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.objectives import OBJECTIVES
-from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model
 from drafters.build import build_drafter
 from drafters.d2sd import D2SDDrafter, rejection_posterior, resampled
 from drafters.options import DrafterOptions

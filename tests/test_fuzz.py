@@ -33,7 +33,8 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus_files import CorpusFiles, CorpusRow
 from drafters.block_diffusion.drafter import build
 from drafters.block_diffusion.prompts import training_prompts
-from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import initial_model
 from drafters.options import DrafterOptions
 from harness import cli, registry
 from harness.audit_records import Deviation, make_audit

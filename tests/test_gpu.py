@@ -25,8 +25,9 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.responses import Query
+from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.trainer import train_variants
-from drafters.block_diffusion.variant import SharedHead, Variant
+from drafters.block_diffusion.variant import Variant
 from drafters.block_diffusion.workbench import Workbench, open_workbench
 from drafters.ngram import NgramDrafter
 from drafters.none import NoDrafter

@@ -22,7 +22,8 @@ from drafters.base import Marginals, Proposal
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.model import BlockDiffusionModel
-from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import initial_model
 from drafters.build import build_drafter
 from drafters.options import DrafterOptions, PolicyOptions
 from drafters.policy import records_of

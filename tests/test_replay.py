@@ -15,7 +15,8 @@ from drafters.block_diffusion.drafter import BlockDiffusionDrafter
 from drafters.block_diffusion.model import BlockDiffusionModel
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replay import Drafts, chain_correlation, draft_behind, walk
-from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model
 from drafters.none import build as build_none
 from drafters.options import DrafterOptions
 from harness.decode import generate

@@ -23,7 +23,8 @@ from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.prompts import TrainingPrompts
 from drafters.block_diffusion.replay import draft_behind, walk
 from drafters.block_diffusion.replicas import Replicas
-from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model
 from drafters.block_diffusion.workbench import Workbench
 from harness import registry
 from harness.conversations import prompt_sha256

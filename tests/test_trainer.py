@@ -24,9 +24,9 @@ from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
 from drafters.block_diffusion.optimizer import cosine_with_warmup
 from drafters.block_diffusion.shape import drafter_config
+from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.variant import (
     LOGGED,
-    SharedHead,
     block_loss,
     initial_model,
     label_rows,
@@ -233,7 +233,7 @@ def test_passes_of_a_step_add_up(config, monkeypatch):
     bench = open_workbench(config, ())
     indices = next(bench.order(config))
     head, objective = bench.head, OBJECTIVES["uniform"]
-    model = initial_model(drafter_config(bench.target, config), head, 0, torch.float32)
+    model = initial_model(drafter_config(bench.target, config, head.scales), head, 0, torch.float32)
 
     def gradient(config):
         passes = [part for part in bench.passes(indices, 0, config) if part is not None]
@@ -282,7 +282,9 @@ def test_a_distilled_variant_sees_the_targets_distribution(config):
     bench = open_workbench(config, [objective])
     part = bench.passes(next(bench.order(config)), 0, config)[0]
     assert part is not None and part.expected is not None
-    model = initial_model(drafter_config(bench.target, config), bench.head, 0, torch.float32)
+    model = initial_model(
+        drafter_config(bench.target, config, bench.head.scales), bench.head, 0, torch.float32
+    )
     loss = block_loss(
         model, part.blocks, part.features, bench.head, objective, expected=part.expected
     )
@@ -421,7 +423,7 @@ def test_responses_of_another_tokenizer_are_refused(config, tmp_path):
 def test_weights_start_as_the_targets_last_layers(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     head = SharedHead.of(target, torch.arange(target.vocab_size))
-    model = initial_model(drafter_config(target, config), head, 0, torch.float32)
+    model = initial_model(drafter_config(target, config, head.scales), head, 0, torch.float32)
     scale = torch.linspace(1, 2, 2 * target.hidden_size)
     assert start_from_target(model, target, scale)
     last = target.decoder_layers[-1]
@@ -435,7 +437,7 @@ def test_weights_start_as_the_targets_last_layers(config):
 def test_weights_stay_random_where_the_layers_differ(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     head = SharedHead.of(target, torch.arange(target.vocab_size))
-    shape = drafter_config(target, config)
+    shape = drafter_config(target, config, head.scales)
     model = initial_model(dataclasses.replace(shape, intermediate_size=99), head, 0, torch.float32)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     assert not start_from_target(model, target, torch.ones(2 * target.hidden_size))

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from drafters.block_diffusion import checkpoint
 from drafters.block_diffusion.model import DrafterConfig
-from drafters.block_diffusion.variant import SharedHead, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import initial_model
 from drafters.none import build as build_none
 from drafters.options import DrafterOptions
 from harness.decode import Decoded, generate

@@ -20,13 +20,8 @@ from drafters.block_diffusion.data import (
     visible_prefix,
 )
 from drafters.block_diffusion.objectives import OBJECTIVES, Objective
-from drafters.block_diffusion.variant import (
-    SharedHead,
-    block_loss,
-    initial_model,
-    label_rows,
-    teacher_rows,
-)
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model, label_rows, teacher_rows
 from drafters.block_diffusion.workbench import Workbench, open_workbench
 from drafters.build import build_drafter
 from drafters.none import NoDrafter

@@ -12,6 +12,7 @@ from drafters import train as trainers
 from drafters.block_diffusion import checkpoint, trainer
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.features import build_store
+from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.warm_start import find_start, started_model
 from harness.errors import UserError
 from reports.evidence import _steps
@@ -65,7 +66,8 @@ def test_a_drafter_drafts_as_the_checkpoint_it_starts_from(going_on):
     target = load_target(TargetOptions(name=going_on.target, dtype="float32"))
     found = find_start("combined", going_on, target)
     scale = torch.rand(2 * target.hidden_size) + 0.5
-    model = started_model(found, going_on, scale, torch.float32, torch.device("cpu"))
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    model = started_model(found, going_on, scale, torch.float32, head)
     assert model.config == dataclasses.replace(found.model.config, block_size=6)
     features = torch.randn(1, 9, 2 * target.hidden_size)
     torch.testing.assert_close(model.context(features / scale), found.model.context(features))

@@ -20,10 +20,8 @@ TEMPLATE = (
 )
 
 
-def write_model(
-    directory: Path, seed: int = 0, hidden_size: int = 32, max_position_embeddings: int = 256
-) -> Path:
-    """Five random layers over 46 words, float32."""
+def word_tokenizer() -> PreTrainedTokenizerFast:
+    """46 words, one token each, and a template that asks for an answer."""
     vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -35,10 +33,18 @@ def write_model(
         additional_special_tokens=["<user>", "<assistant>", "<never>"],
     )
     fast.chat_template = TEMPLATE
+    return fast
+
+
+def write_model(
+    directory: Path, seed: int = 0, hidden_size: int = 32, max_position_embeddings: int = 256
+) -> Path:
+    """Five random layers over 46 words, float32."""
+    fast = word_tokenizer()
     torch.manual_seed(seed)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary),
+            vocab_size=len(fast),
             hidden_size=hidden_size,
             intermediate_size=48,
             num_hidden_layers=5,

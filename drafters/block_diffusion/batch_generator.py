@@ -16,6 +16,8 @@ from targets.transformers_lm import TransformersTarget
 
 _JOIN_TOKENS, _JOIN_PROMPTS = 4096, 16
 """Of one pass over prompts: padded tokens, and prompts (each may need a row of logits of all)."""
+_SAME = 0.03
+"""Relative difference of logits that bfloat16 explains."""
 
 
 @dataclass(slots=True)
@@ -72,6 +74,10 @@ class BatchGenerator:
         waiting.sort(key=lambda i: (-len(queries[i].ids), i))
         if not waiting:
             return
+        if not _reads_together(self.target):
+            for index in reversed(waiting):
+                yield index, self._alone(queries[index], index)
+            return
         count = min(self.batch_size, len(waiting))
         rows = max(len(queries[i].ids) + self._limit(queries[i]) for i in waiting)
         cache = BatchedCache(self.target.num_layers, count, rows)
@@ -91,6 +97,22 @@ class BatchGenerator:
                 f"the keys and values of {count} responses do not fit in memory; make --batch-size "
                 "smaller."
             ) from error
+
+    @torch.inference_mode()
+    def _alone(self, query: Query, index: int) -> list[int]:
+        """New tokens of one query, by the library's own cache."""
+        limit = self._limit(query)
+        slot = _Slot(index, len(query.ids), limit, self._uniforms(query, limit))
+        ids, past = torch.tensor([query.ids], device=self.target.device), None
+        while True:
+            output = self.target.model(
+                input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1
+            )
+            past = output.past_key_values
+            slot.tokens += self._choose(output.logits[:, -1], [slot])
+            if slot.tokens[-1] in self.target.stop_ids or len(slot.tokens) >= slot.limit:
+                return slot.tokens
+            ids = ids.new_tensor([[slot.tokens[-1]]])
 
     def _limit(self, query: Query) -> int:
         return min(self.max_new_tokens, self.target.max_context - len(query.ids))
@@ -206,3 +228,29 @@ class BatchGenerator:
         chosen = torch.searchsorted(heights, at * heights[:, -1:], right=True)
         tokens: list[int] = chosen[:, 0].tolist()
         return tokens
+
+
+@torch.inference_mode()
+def _reads_together(target: TransformersTarget) -> bool:
+    """Whether a step of two sequences shows what a pass over each of them shows.
+
+    Some architectures (ALiBi) take no masks of ours.
+    """
+    ids = torch.arange(1, 7, device=target.device)[None] % target.vocab_size
+    prompts = [ids[0, :2], ids[0, :4]]
+    cache = BatchedCache(target.num_layers, 2, 8)
+    cache.join(torch.tensor([0, 1], device=target.device))
+    lengths = torch.tensor([2, 4], device=target.device)
+    try:
+        padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        target.model(input_ids=padded, past_key_values=cache, use_cache=True)
+        cache.step(lengths, 5)
+        inputs = step_inputs(target.model.config, lengths, 5, target.dtype)
+        found = target.model(
+            input_ids=ids[0, [2, 4], None], past_key_values=cache, use_cache=True, **inputs
+        ).logits[:, -1]
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    alone = [target.model(input_ids=ids[:, :n], use_cache=False).logits[0, -1] for n in (3, 5)]
+    expected = torch.stack(alone).float()
+    return bool((found.float() - expected).norm() < _SAME * expected.norm())

@@ -30,8 +30,10 @@ from drafters.block_diffusion.prompts import (
     training_prompts,
 )
 from drafters.block_diffusion.responses import build_sequences
+from drafters.block_diffusion.shared_head import as_read, head_rows
 from harness.errors import UserError
 from harness.user_cache import user_cache
+from targets.scales import Scales, measured_scales
 from targets.transformers_lm import TransformersTarget
 
 _SCALE_SEQUENCES = 256
@@ -193,9 +195,10 @@ def target_features(
     The target's expected rows over ``vocabulary`` stand behind them, if it is given.
     """
     width = len(layers) * target.hidden_size
-    rows = None
+    rows, scales = None, Scales()
     if vocabulary is not None:
-        rows = target.lm_head.weight.detach()[vocabulary].to(target.device)
+        scales = measured_scales(target)
+        rows = head_rows(target, vocabulary, scales)
     weights, digest = target.describe()["weights_sha256"], corpus_digest(sequences)
     name = f"{weights} {list(layers)} {digest} {target.dtype}"
     if vocabulary is not None:
@@ -209,8 +212,9 @@ def target_features(
         if rows is None:
             return found
         features, output = found.split((width, target.hidden_size), dim=-1)
-        expected = expected_rows(output.flatten(0, 1), rows).view_as(output)
-        return torch.cat((features, expected), dim=-1)
+        read = as_read(output, rows)
+        expected = expected_rows(read.flatten(0, 1), rows, scales.final_logit_softcapping)
+        return torch.cat((features, expected.view_as(read)), dim=-1)
 
     with tqdm(
         total=len(sequences), desc="features", unit="sequence", disable=None, leave=False
@@ -218,7 +222,7 @@ def target_features(
         return open_features(
             user_cache() / "features" / hashlib.sha256(name.encode()).hexdigest()[:32],
             [sequence.ids for sequence in sequences],
-            width + (0 if rows is None else target.hidden_size),
+            width + (0 if rows is None else rows.shape[1]),
             compute,
             keep=config.features,
             device=target.device,

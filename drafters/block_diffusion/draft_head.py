@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import nn
 
-from drafters.block_diffusion.model import DrafterConfig
 from targets.packed import PackedLinear, can_pack
 from targets.transformers_lm import TransformersTarget
 
@@ -57,8 +58,20 @@ class DraftHead:
         return wide.index_copy_(1, self.vocabulary, q)
 
 
-def scaled(logits: torch.Tensor, config: DrafterConfig) -> torch.Tensor:
-    """Logits as the drafter's ``config.json`` has them: multiplied, then capped."""
+class LogitScales(Protocol):
+    """A drafter's config, or the target's own scales."""
+
+    @property
+    def output_multiplier(self) -> float:
+        """Of what the head returns."""
+
+    @property
+    def final_logit_softcapping(self) -> float | None:
+        """Where logits are capped."""
+
+
+def scaled(logits: torch.Tensor, config: LogitScales) -> torch.Tensor:
+    """Logits as ``config`` has them: multiplied, then capped."""
     logits = logits * config.output_multiplier
     cap = config.final_logit_softcapping
     return torch.tanh(logits / cap) * cap if cap is not None and cap > 0 else logits

@@ -102,9 +102,21 @@ def _log_prob(
 
 
 @torch.no_grad()
-def expected_rows(hidden: torch.Tensor, weight: torch.Tensor, chunk: int = 1024) -> torch.Tensor:
-    """``[M, D]``: mean row of ``weight [V, D]`` under the softmax of ``hidden [M, D] Wᵀ``."""
-    return torch.cat([(h @ weight.T).softmax(-1) @ weight for h in hidden.split(chunk)])
+def expected_rows(
+    hidden: torch.Tensor, weight: torch.Tensor, cap: float | None = None, chunk: int = 1024
+) -> torch.Tensor:
+    """``[M, D]``: mean row of ``weight [V, D]`` under the softmax of ``hidden [M, D] Wᵀ``, capped.
+
+    ``cap`` as in `targets.scales.Scales`.
+    """
+
+    def mean_rows(h: torch.Tensor) -> torch.Tensor:
+        logits = h @ weight.T
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
+        return logits.softmax(-1) @ weight
+
+    return torch.cat([mean_rows(h) for h in hidden.split(chunk)])
 
 
 def is_argmax(

@@ -96,10 +96,15 @@ class DrafterConfig:
 
 
 def build_target_layer_ids(num_target_layers: int, num_features: int) -> tuple[int, ...]:
-    """DFlash's choice of layers: evenly spaced from the second to the third-to-last."""
-    if num_features == 1:
-        return (num_target_layers // 2,)
+    """DFlash's choice of layers: evenly spaced from the second to the third-to-last.
+
+    Fewer than asked for, where the target has fewer there; a target of less than four layers gives
+    one, below its last layer.
+    """
     span = num_target_layers - 4
+    num_features = min(num_features, max(1, span + 1))
+    if num_features == 1:
+        return (max(0, min(num_target_layers // 2, num_target_layers - 2)),)
     return tuple(round(1 + i * span / (num_features - 1)) for i in range(num_features))
 
 

@@ -110,10 +110,11 @@ def _variant(
     dtype, scale = getattr(torch, config.dtype), bench.corpus.scale
     found = find_start(name, config, bench.target)
     if found is not None:
-        model, start = started_model(found, config, scale, dtype, bench.device), "a checkpoint"
+        model, start = started_model(found, config, scale, dtype, bench.head), "a checkpoint"
         settings["start_from"] = found.weights_sha256
     else:
-        model = initial_model(drafter_config(bench.target, config), bench.head, config.seed, dtype)
+        shape = drafter_config(bench.target, config, bench.head.scales)
+        model = initial_model(shape, bench.head, config.seed, dtype)
         copied = start_from_target(model, bench.target, scale)
         start = "target's last layers" if copied else "random"
     snapshot = snapshots / f"{name}-{settings_digest(settings)[:24]}.pt"
@@ -190,7 +191,8 @@ def _step(
                 part.expected,
                 part.visible(variant.objective),
             )
-            (loss.total * share).backward()
+            if loss.total.requires_grad:  # else no block has a label behind what it shows
+                (loss.total * share).backward()
             parts = (loss.total, loss.cross_entropy, loss.first_error, loss.chain_reward)
             values += share * torch.stack(parts).detach()
         gradients = variant.optimizer.take_gradients()

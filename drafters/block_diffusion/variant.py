@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from drafters.block_diffusion.objectives import (
     identity,
     objective_loss,
 )
+from drafters.block_diffusion.shared_head import SharedHead, as_read, norm_weight
 from drafters.block_diffusion.snapshot import Training
 from targets.transformers_lm import TransformersTarget
 
@@ -43,43 +43,6 @@ class DraftNetwork(Protocol):
         """All of them are trained."""
 
 
-@dataclass(frozen=True, slots=True)
-class SharedHead:
-    """The target's frozen embedding, LM head and final norm, as the drafter uses them.
-
-    Attributes:
-        embedding: ``[V, D]``.
-        lm_head: ``[V', D]``, the rows of the softmax in training.
-        label_of: ``[V]`` int64, row in ``lm_head`` of each token, -1 for none.
-        final_norm: ``[D]``, start value of the drafter's own last norm; None where the target's
-            is not a plain weight.
-    """
-
-    embedding: torch.Tensor
-    lm_head: torch.Tensor
-    label_of: torch.Tensor
-    final_norm: torch.Tensor | None
-
-    @classmethod
-    def of(cls, target: TransformersTarget, vocabulary: torch.Tensor) -> SharedHead:
-        """Shared parts of ``target``; copied, so that they may take part in a backward pass.
-
-        All are on the target's own device, whichever GPU of several they come from.
-        """
-        device = target.device
-        label_of = torch.full((target.vocab_size,), -1, device=device)
-        label_of[vocabulary.to(device)] = torch.arange(len(vocabulary), device=device)
-        head = target.lm_head.weight.detach()
-        norm = getattr(target.model.get_decoder(), "norm", None)
-        weight = getattr(norm, "weight", None)
-        return cls(
-            target.embed_tokens.weight.detach().to(device, copy=True),
-            head[vocabulary.to(head.device)].to(device),
-            label_of,
-            None if weight is None else weight.detach().to(device, copy=True),
-        )
-
-
 def block_loss(
     model: DraftNetwork,
     blocks: Blocks,
@@ -92,7 +55,7 @@ def block_loss(
 ) -> Loss:
     """Loss of some blocks; arguments as in `label_rows` and `objective_loss`.
 
-    ``expected [T, D]`` is `head.expected_rows` of the target at every token, for objectives that
+    ``expected [T, W]`` is `head.expected_rows` of the target at every token, for objectives that
     distil; ``visible`` goes with a prefix_decay. The loss of a block begins behind its visible
     drafts, as if it were a block that begins there and ends where it ends.
     """
@@ -143,16 +106,16 @@ def label_rows(
         visible: ``[N]`` int64, labels of each block that the drafter is shown; none by default.
 
     Returns:
-        Outputs ``[M, D]`` and labels ``[M]`` (rows of ``head.lm_head``) of the valid offsets, and
-        which of ``[N, K − 1]`` those are. Offsets count from the first label that is not shown;
-        as many as are shown are missing at a block's end.
+        Outputs ``[M, W]`` as ``head.lm_head`` reads them and labels ``[M]`` (rows of it) of the
+        valid offsets, and which of ``[N, K − 1]`` those are. Offsets count from the first label
+        that is not shown; as many as are shown are missing at a block's end.
     """
     out = model.drafts(blocks, features, head.embedding, visible)
     labels = head.label_of[blocks.labels]
     valid = blocks.valid & (labels >= 0)
     if visible is not None:
         out, labels, valid = _behind(visible, out, labels, valid)
-    return out[valid], labels[valid], valid
+    return as_read(out[valid], head.lm_head), labels[valid], valid
 
 
 def _behind(
@@ -192,7 +155,7 @@ def start_from_target(
     """Copy the target's last layers, and let ``fc`` hand them the last feature they were fed.
 
     In 150 steps this brought the cross-entropy to 5.7 where random weights stood at 6.9. It needs
-    layers that store what the drafter's store, as Llama and Qwen 3 do; else nothing is changed.
+    layers of the drafter's own kind, as Llama, Qwen 3 and Granite have; else nothing is changed.
 
     Args:
         model: the drafter; reads features divided by ``scale``.
@@ -202,28 +165,51 @@ def start_from_target(
     Returns:
         Whether the weights were copied.
     """
-    layers = target.decoder_layers[-len(model.layers) :]
-    pairs = [
-        (own.state_dict(), its.state_dict()) for own, its in zip(model.layers, layers, strict=True)
-    ]
-    norms = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
-    for own, its in pairs:
-        needed = {name: value.shape for name, value in own.items() if name not in norms}
-        if any(name not in its or its[name].shape != shape for name, shape in needed.items()):
-            return False
-    for own, its in pairs:
-        for name, value in own.items():
-            if name in its:
-                value.copy_(its[name])
-            else:  # A target without q/k norms: keep the magnitude its heads have.
-                projection = its[name.replace("_norm", "_proj")].float()
-                fed = projection * its["input_layernorm.weight"].float()
-                value.fill_(float(fed.square().sum(1).mean().sqrt()))
+    if len(model.layers) > len(target.decoder_layers):
+        return False
+    layers = list(target.decoder_layers[-len(model.layers) :])
+    if not all(_same_kind(own, its) for own, its in zip(model.layers, layers, strict=True)):
+        return False
+    # Granite adds a part of what a sublayer makes; the drafter adds all of it.
+    share = getattr(target.model.config.get_text_config(), "residual_multiplier", 1.0)
+    for own, its in zip(model.layers, layers, strict=True):
+        _copy_layer(own, its, share)
     width = model.config.hidden_size
     model.fc.weight.zero_()
     model.fc.weight[:, -width:] = torch.diag(scale[-width:].to(model.fc.weight))
-    model.hidden_norm.weight.copy_(pairs[0][1]["input_layernorm.weight"])
+    model.hidden_norm.weight.copy_(layers[0].state_dict()["input_layernorm.weight"])
     return True
+
+
+_ADDED_NORMS = ("self_attn.q_norm.weight", "self_attn.k_norm.weight")
+"""Of the drafter's layers; many targets have none."""
+
+
+def _same_kind(own: nn.Module, its: nn.Module) -> bool:
+    """Whether the target's layer stores what the drafter's does, and but for biases nothing else.
+
+    More norms (Gemma) or norms that store something else make other sums of the same names.
+    """
+    kept, found = own.state_dict(), its.state_dict()
+    needed = {name: value.shape for name, value in kept.items() if name not in _ADDED_NORMS}
+    if any(name not in found or found[name].shape != shape for name, shape in needed.items()):
+        return False
+    more = {name for name in found if not name.endswith(".bias")} - set(kept)
+    norm = its.get_submodule("input_layernorm")
+    return not more and norm_weight(norm).equal(found["input_layernorm.weight"])
+
+
+def _copy_layer(own: nn.Module, its: nn.Module, share: float) -> None:
+    found = its.state_dict()
+    for name, value in own.state_dict().items():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            value.copy_(found[name] * share)
+        elif name in found and value.shape == found[name].shape:
+            value.copy_(found[name])
+        else:  # A target without such q/k norms: keep the magnitude its heads have.
+            projection = found[name.replace("_norm", "_proj")].float()
+            fed = projection * found["input_layernorm.weight"].float()
+            value.fill_(float(fed.square().sum(1).mean().sqrt()))
 
 
 class Variant(Training):

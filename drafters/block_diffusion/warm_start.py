@@ -16,6 +16,7 @@ from drafters.block_diffusion.model import (
     DrafterConfig,
     build_target_layer_ids,
 )
+from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.span import Span
 from harness.errors import UserError
 from targets.transformers_lm import TransformersTarget
@@ -55,7 +56,7 @@ def _check(shape: DrafterConfig, config: TrainConfig, target: TransformersTarget
             f"{at} reads layers {', '.join(map(str, shape.target_layer_ids))} of its target, which "
             "this trainer does not keep; start from another checkpoint."
         )
-    if count != config.num_features:
+    if count != len(build_target_layer_ids(target.num_layers, config.num_features)):
         raise UserError(
             f"{at} reads {count} layers of its target, not {config.num_features}; write "
             f"--num-features {count}."
@@ -68,13 +69,21 @@ def _check(shape: DrafterConfig, config: TrainConfig, target: TransformersTarget
 
 
 def started_model(
-    found: Found, config: TrainConfig, scale: torch.Tensor, dtype: torch.dtype, device: torch.device
+    found: Found, config: TrainConfig, scale: torch.Tensor, dtype: torch.dtype, head: SharedHead
 ) -> BlockDiffusionModel:
-    """The drafter of ``found`` in blocks of ``config``, for features divided by ``scale [F]``."""
-    shape = dataclasses.replace(found.model.config, block_size=config.block_size)
+    """The drafter of ``found`` in blocks of ``config``, for features divided by ``scale [F]``.
+
+    It goes on with the multiplier of ``head``, with which it is trained, at the same logits.
+    """
+    before, device = found.model.config.output_multiplier, head.embedding.device
+    multiplier = head.scales.output_multiplier
+    shape = dataclasses.replace(
+        found.model.config, block_size=config.block_size, output_multiplier=multiplier
+    )
     model = BlockDiffusionModel(shape)
     state = {name: value.float() for name, value in found.model.state_dict().items()}
     state["fc.weight"] = state["fc.weight"] * scale.float().cpu()
+    state["norm.weight"] = state["norm.weight"] * (before / multiplier)
     model.load_state_dict(state)
     return model.to(device=device, dtype=dtype)
 

@@ -20,16 +20,17 @@ from drafters.block_diffusion.data import (
     training_order,
     visible_prefix,
 )
-from drafters.block_diffusion.model import build_target_layer_ids
 from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replicas import Replicas
-from drafters.block_diffusion.variant import SharedHead
+from drafters.block_diffusion.shape import drafter_config, require_shared_widths
+from drafters.block_diffusion.shared_head import SharedHead
 from harness import shards
 from harness.errors import UserError
 from harness.plan import resolve_device
 from harness.shards import Ring
 from targets.base import TargetOptions
 from targets.load import load_transformers_target
+from targets.scales import Scales, measured_scales
 from targets.transformers_lm import TransformersTarget
 
 
@@ -40,7 +41,7 @@ class Pass:
     Attributes:
         blocks: of all of them.
         features: ``[T, F]``, scaled.
-        expected: ``[T, D]``, see `corpus.Corpus`; None where no objective distils.
+        expected: ``[T, W]``, see `corpus.Corpus`; None where no objective distils.
         coins: ``[N]`` float64 in [0, 1), one a block: what visible prefixes are drawn by.
     """
 
@@ -194,6 +195,7 @@ def open_target(config: TrainConfig) -> tuple[TransformersTarget, Ring]:
         name=config.target, dtype=config.dtype, device=device, revision=config.revision
     )
     target = load_transformers_target(options, "training")
+    measured_scales(target)  # damaged weights show before hours of work
     return target, ring
 
 
@@ -209,8 +211,9 @@ def open_workbench(
         UserError: unusable data, or a target that cannot be loaded or trained for.
     """
     target, ring = open_target(config)
-    if layers is None:
-        layers = build_target_layer_ids(target.num_layers, config.num_features)
+    require_shared_widths(target)
+    if layers is None:  # what cannot be trained shows before hours of work
+        layers = drafter_config(target, config, Scales()).target_layer_ids
     distill = any(objective.distill for objective in objectives)
     make = functools.partial(build_corpus, config, target, layers, distill=distill)
     corpus = made_once(ring, make)

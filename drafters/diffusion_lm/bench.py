@@ -15,11 +15,13 @@ from drafters.block_diffusion.data import training_order
 from drafters.block_diffusion.head import label_log_prob
 from drafters.block_diffusion.replicas import Replicas
 from drafters.block_diffusion.shape import choose_mask_token
+from drafters.block_diffusion.shared_head import as_read, head_rows
 from drafters.block_diffusion.workbench import made_once, open_target, trained_target
 from drafters.diffusion_lm.config import RANK, DiffusionConfig
-from drafters.diffusion_lm.denoiser import private_decoder, two_way_outputs
+from drafters.diffusion_lm.denoiser import private_decoder, require_two_way, two_way_outputs
 from drafters.diffusion_lm.low_rank import attach
 from drafters.diffusion_lm.masking import RANDOM_SHARE, Masking, View, pack
+from targets.scales import measured_scales
 from targets.transformers_lm import TransformersTarget
 
 _ASKED = (
@@ -40,7 +42,7 @@ class Bench:
         decoder: a copy of the target's, with the additions.
         factors: of the additions, by key.
         masking: of the sequences.
-        lm_head: ``[V, D]``, the target's, frozen.
+        lm_head: ``[V, W]`` of `head_rows`, all tokens.
         replicas: the processes of this training.
     """
 
@@ -54,10 +56,10 @@ class Bench:
     replicas: Replicas
 
     def outputs(self, views: Sequence[View]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Outputs ``[M, D]`` where there is a label, labels ``[M]`` and weights ``[M]``."""
+        """Outputs ``[M, W]`` where there is a label, labels ``[M]`` and weights ``[M]``."""
         packed = pack(views, self.target.device, shifted=self.config.shifted)
         hidden = two_way_outputs(self.decoder, packed.ids, packed.lengths)
-        return hidden[packed.rows], packed.labels, packed.weights
+        return as_read(hidden[packed.rows], self.lm_head), packed.labels, packed.weights
 
     def loss(self, views: Sequence[View]) -> torch.Tensor:
         """Weighted cross-entropy, summed over the views."""
@@ -102,12 +104,13 @@ def open_bench(config: TrainConfig) -> Bench:
         hidden_size=target.hidden_size,
         num_target_layers=target.num_layers,
         vocab_size=target.vocab_size,
-        mask_token_id=choose_mask_token(target),
+        mask_token_id=choose_mask_token(target, reads_prompts=True),
         shifted=True,  # the target speaks of the next token already
         block_size=config.block_size,
         rank=RANK,
     )
     decoder = private_decoder(target)
+    require_two_way(decoder, target)
     return Bench(
         target,
         data,
@@ -120,6 +123,6 @@ def open_bench(config: TrainConfig) -> Bench:
             stop_ids=target.stop_ids,
             max_context=target.max_context,
         ),
-        target.lm_head.weight.detach().clone(),
+        head_rows(target, torch.arange(target.vocab_size), measured_scales(target)),
         Replicas(ring, target.device),
     )

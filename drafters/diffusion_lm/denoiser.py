@@ -8,12 +8,13 @@ from typing import Any, Protocol
 
 import torch
 
-from drafters.block_diffusion.draft_head import DraftHead
+from drafters.block_diffusion.draft_head import DraftHead, scaled
 from harness.errors import UserError
 from harness.kv_cache import KVCache
 from targets.attention import GROUPED, two_way_inputs
 from targets.layer_outputs import decoder_layers
 from targets.packed import can_pack, pack_linear_layers
+from targets.scales import measured_scales
 from targets.transformers_lm import TransformersTarget
 
 _MASKED_ATTENTION = ("sdpa", "eager", GROUPED)
@@ -22,6 +23,8 @@ _MASKED_ATTENTION = ("sdpa", "eager", GROUPED)
 
 _ROOM = 512
 """Rows by which a cache grows."""
+_SAME = 0.02
+"""Relative difference of outputs that bfloat16 explains."""
 
 
 class Denoiser(Protocol):
@@ -70,6 +73,28 @@ def private_decoder(target: TransformersTarget) -> Any:
     return decoder
 
 
+@torch.no_grad()
+def require_two_way(decoder: Any, target: TransformersTarget) -> None:
+    """Try masks by which rows of a sequence, and of none other, see each other both ways.
+
+    Raises:
+        UserError: the architecture takes no such mask, or takes it for another.
+    """
+    ids = torch.arange(1, 6, device=target.device) % target.embed_tokens.num_embeddings
+    try:
+        alone = two_way_outputs(decoder, ids[:3], [3])
+        both = two_way_outputs(decoder, ids, [3, 2])[:3]
+        others = two_way_outputs(decoder, ids[[0, 1, 4]], [3])
+    except (ValueError, TypeError, RuntimeError):
+        alone = both = others = torch.zeros(3, 1)
+    scale = _SAME * float(alone[0].norm())
+    if float((both - alone)[0].norm()) > scale or float((others - alone)[0].norm()) <= scale:
+        raise UserError(
+            f"the layers of target {target.name} take no mask that lets a token see those behind "
+            "it, so no dlm can be made of them; choose another drafter."
+        )
+
+
 def two_way_outputs(
     decoder: Any, ids: torch.Tensor, lengths: Sequence[int], cache: KVCache | None = None
 ) -> torch.Tensor:
@@ -100,7 +125,7 @@ class AdaptedTarget:
     def __init__(self, decoder: Any, target: TransformersTarget, *, shifted: bool) -> None:
         self.num_parameters = sum(item.numel() for item in decoder.parameters())
         self._decoder = decoder.eval()
-        self._head = DraftHead(target, None)
+        self._head, self._scales = DraftHead(target, None), measured_scales(target)
         self._shifted = shifted
         if can_pack(decoder):
             pack_linear_layers(decoder)
@@ -118,7 +143,8 @@ class AdaptedTarget:
         hidden = two_way_outputs(self._decoder, ids, [length], cache)
         if cache is not None:
             cache.rewind(length - count - 1)
-        return self._head.logits(hidden[answer_rows(len(hidden), count, shifted=self._shifted)])
+        rows = hidden[answer_rows(len(hidden), count, shifted=self._shifted)]
+        return scaled(self._head.logits(rows), self._scales)
 
 
 class PretrainedModel:

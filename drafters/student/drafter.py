@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from drafters.block_diffusion.checkpoint import find
-from drafters.block_diffusion.draft_head import DraftHead
+from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.draft_model import DraftModelDrafter, drafter_of
 from drafters.options import DrafterOptions
 from drafters.student.checkpoint import load
@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.kv_cache import KVCache
 from targets.base import Target
 from targets.packed import can_pack, pack_linear_layers
+from targets.scales import measured_scales
 from targets.transformers_lm import TransformersTarget
 
 
@@ -47,13 +48,14 @@ class StudentNetwork:
         if can_pack(student):
             pack_linear_layers(student)
         self._student, self._embed = student, target.embed_tokens
+        self._scales = measured_scales(target)
         self._head = DraftHead(target, vocabulary)
         self.vocabulary = self._head.vocabulary
 
     def logits(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """See `CausalNetwork`."""
         hidden = self._student.outputs(self._embed(ids)[None], cache)
-        return self._head.logits(hidden[0, -1:])
+        return scaled(self._head.logits(hidden[0, -1:]), self._scales)
 
     def token_ids(self, columns: torch.Tensor) -> torch.Tensor:
         """See `CausalNetwork`."""

@@ -31,7 +31,8 @@ from drafters.block_diffusion.model import (
 )
 from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.optimizer import MasterAdamW
-from drafters.block_diffusion.variant import SharedHead, block_loss, initial_model
+from drafters.block_diffusion.shared_head import SharedHead
+from drafters.block_diffusion.variant import block_loss, initial_model
 from drafters.block_diffusion.workbench import Pass
 
 
