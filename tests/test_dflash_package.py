@@ -21,7 +21,11 @@ from drafters.block_diffusion.span import Span
 from harness.decode import generate
 from harness.sampling import Sampling
 from harness.verify import Verdict
+from targets.base import TargetOptions
+from targets.load import load_target
+from targets.transformers_lm import TransformersTarget
 from tests import dflash2, toy
+from tests.tiny_model import write_model
 
 package = pytest.importorskip("dflash.model", reason="pip install --no-deps dflash==0.1.0")
 
@@ -207,3 +211,45 @@ def test_convolutions_are_theirs_to_the_bit(dtype: torch.dtype, taps: int, group
     expected, kernel = theirs.prepare(x)
     assert torch.equal(entered, expected)
     assert torch.equal(ours.after(made, correction), theirs.finish(made, kernel))
+
+
+@pytest.mark.parametrize("name", ["plain", "as published"])
+def test_the_packages_own_loader_takes_a_checkpoint(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``dflash generate transformers --model … --draft …`` calls, and what it then decodes."""
+    loader = pytest.importorskip("dflash.benchmark").load_transformers_models
+    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+    place = write_model(tmp_path / "target")
+    ours = load_target(TargetOptions(name=str(place), dtype="bfloat16"))
+    assert isinstance(ours, TransformersTarget)
+    shape = SHAPES[name](ours)
+    checkpoint.save(tmp_path / "drafter", dflash2.random_model(ours, shape, 1), {})
+    target, theirs, tokenizer = loader(str(place), str(tmp_path / "drafter"), "cpu")
+    (architecture,) = json.loads((tmp_path / "drafter/config.json").read_text())["architectures"]
+    assert type(theirs) is getattr(package, architecture)
+    model = checkpoint.load(str(tmp_path / "drafter"), ours).model
+    same = {key: value for key, value in theirs.state_dict().items() if key.startswith("layers.")}
+    assert same and all(torch.equal(model.state_dict()[key].bfloat16(), same[key]) for key in same)
+    prompt = torch.tensor([ours.encode_chat([{"role": "user", "content": "w3 w9"}])])
+    assert package.dflash_generate(theirs, target, prompt, 8, None).shape[1] > prompt.shape[1]
+    assert len(tokenizer) == len(ours.tokenizer)
+
+
+def test_no_checkpoint_names_code_that_is_not_beside_it() -> None:
+    """``AutoModel`` would look for it there; the package's classes need no such name."""
+    for file in checkpoint.OWN.rglob("config.json"):
+        assert "auto_map" not in json.loads(file.read_text()), file
+
+
+def test_shipped_drafters_load_with_the_packages_class() -> None:
+    files = [file for file in checkpoint.OWN.rglob("config.json")]
+    shapes = [json.loads(file.read_text()) for file in files]
+    own = [f for f, body in zip(files, shapes, strict=True) if "dflash_config" in body]
+    assert own
+    for file in own:
+        theirs, facts = package.DFlashDraftModel.from_pretrained(
+            file.parent, output_loading_info=True
+        )
+        assert not facts["missing_keys"] and not facts["unexpected_keys"]
+        assert theirs.mask_token_id is not None

@@ -43,7 +43,6 @@ def config_to_json(config: DrafterConfig, dtype: str) -> dict[str, Any]:
     architecture = _PLAIN if config.conv is None else _SECOND
     return {
         "architectures": [architecture],
-        "auto_map": {"AutoModel": f"dflash.{architecture}"},
         "model_type": "qwen3",
         "dtype": dtype,
         **{name: fields[name] for name in _COPIED},
