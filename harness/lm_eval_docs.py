@@ -60,7 +60,7 @@ def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     )
     grader = grader_of(registry.load("tasks", doc["task"]))
     assert grader is not None, f"{doc['task']} has no grader"
-    verdict = grader.grade(prompt, results[0], lambda *texts: sandbox().run(*texts)).verdict
+    verdict = grader.grade(prompt, results[0], sandbox() if grader.runs_code else None).verdict
     return {} if verdict == "not run" else {"passed": float(verdict == "passed")}
 
 

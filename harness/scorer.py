@@ -36,10 +36,10 @@ from harness.score_records import (
     text_sha256,
 )
 from tasks.base import Prompt, PromptSet
-from tasks.grading import Grader, Outcome, Run, grader_of
+from tasks.grading import Grader, Outcome, Runs, grader_of
 
 if TYPE_CHECKING:
-    from tasks.sandbox import Finished, Sandbox
+    from tasks.sandbox import Sandbox
 
 FLAG = "--confirm-run-unsafe-code"
 
@@ -126,7 +126,7 @@ def score_answers(
     if scoring != before:
         run_files.save_json(files.scoring, scoring_json(scoring))
     # Numbers first: they need no sandbox, and are there whatever becomes of it.
-    broken = _score_all(rest, _refuse, files, found)
+    broken = _score_all(rest, None, files, found)
     if programs:
         sandbox, code = _sandbox()
         if scoring.code not in (None, code):
@@ -136,7 +136,7 @@ def score_answers(
             )
         scoring = dataclasses.replace(scoring, code=code)
         run_files.save_json(files.scoring, scoring_json(scoring))
-        broken += _score_all(programs, sandbox.run, files, found)
+        broken += _score_all(programs, sandbox, files, found)
     if broken:
         raise NotScored(f"texts not scored: {len(broken)}, the first because {broken[0]}.")
     return Scored(scoring, found)
@@ -151,7 +151,9 @@ def _apart(jobs: Sequence[_Job]) -> tuple[list[_Job], list[_Job]]:
     return programs, rest
 
 
-def _score_all(jobs: Sequence[_Job], run: Run, files: RunFiles, found: Scores) -> list[str]:
+def _score_all(
+    jobs: Sequence[_Job], runs: Runs | None, files: RunFiles, found: Scores
+) -> list[str]:
     """Score into file and ``found``; why rules failed."""
     num_answers = sum(len(job.answers) for job in jobs)
     broken: list[str] = []
@@ -161,7 +163,7 @@ def _score_all(jobs: Sequence[_Job], run: Run, files: RunFiles, found: Scores) -
     pool = ThreadPoolExecutor(_num_cores())
     try:
         with ScoreWriter(files.scores) as writer, Progress(num_answers, "scores") as progress:
-            waiting = {pool.submit(_outcome, job, run): job for job in jobs}
+            waiting = {pool.submit(_outcome, job, runs): job for job in jobs}
             for done in as_completed(waiting):
                 job = waiting[done]
                 try:
@@ -192,8 +194,8 @@ def _failure(job: _Job, error: BaseException) -> str:
     return f"rule {job.grader.rule} failed on {place} ({one_line(error)})"
 
 
-def _outcome(job: _Job, run: Run) -> Outcome:
-    return job.known or job.grader.grade(job.prompt, job.answers[0].text, run)
+def _outcome(job: _Job, runs: Runs | None) -> Outcome:
+    return job.known or job.grader.grade(job.prompt, job.answers[0].text, runs)
 
 
 def _result(done: Future[Outcome]) -> Outcome:
@@ -256,10 +258,6 @@ def _jobs(
 
 def _place(score: Score) -> _Place:
     return score.task, score.prompt_id, score.text_sha256
-
-
-def _refuse(program: str, stdin: str) -> Finished:
-    raise AssertionError("a rule that runs no code asked for a program")
 
 
 def _sandbox() -> tuple[Sandbox, CodeFacts]:

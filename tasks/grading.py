@@ -19,8 +19,20 @@ Verdict = Literal["passed", "failed", "timeout", "error", "not run"]
 nothing to judge. ``not run``: nobody tried; part of no share. Trouble of the machine is no verdict:
 it is raised."""
 
-Run = Callable[[str, str], "Finished"]
-"""Runs a program on its standard input, contained: `tasks.sandbox.Sandbox.run`."""
+
+class Runs(Protocol):
+    """A place to run programs, contained: `tasks.sandbox.Sandbox`."""
+
+    def run(
+        self, program: str, stdin: str = "", *, wall_s: float | None = None, numpy: bool = False
+    ) -> Finished:
+        """Run a program on its standard input."""
+
+    def converse(
+        self, program: str, tests: str, *, wall_s: float | None = None, numpy: bool = False
+    ) -> tuple[Finished, Finished]:
+        """Run two, apart from each other; what one prints is what the other reads."""
+
 
 _DETAIL_LENGTH = 160
 
@@ -46,7 +58,7 @@ class Outcome:
 class Trial(Protocol):
     """One program to run, and what its end means."""
 
-    def attempt(self, run: Run) -> Outcome:
+    def attempt(self, runs: Runs) -> Outcome:
         """Run it once."""
 
 
@@ -61,13 +73,13 @@ class Grader:
     judge: Callable[[Prompt, str], Outcome | Sequence[Trial]]
     """From the text alone: the outcome, or the trials it has to pass."""
 
-    def grade(self, prompt: Prompt, text: str, run: Run) -> Outcome:
+    def grade(self, prompt: Prompt, text: str, runs: Runs | None) -> Outcome:
         """The outcome of one answer; the first trial that is not passed decides.
 
         Args:
             prompt: with its reference.
             text: the answer.
-            run: called for tasks that run code only.
+            runs: None for a task that runs no code.
 
         Raises:
             UserError: no program can be run.
@@ -77,8 +89,9 @@ class Grader:
             return found
         if not found:
             return Outcome("not run", "the prompt has no tests")
+        assert runs is not None, "a rule that runs no code asked for a program"
         for trial in found:
-            outcome = trial.attempt(run)
+            outcome = trial.attempt(runs)
             if outcome.verdict != "passed":
                 return outcome
         return Outcome("passed")

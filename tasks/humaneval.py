@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import textwrap
 
+from tasks.answer_code import definition, extract_code
 from tasks.base import Prompt
 from tasks.grading import Grader, Outcome
 from tasks.hub import HubFiles
-from tasks.programs import ModuleTrial, extract_code
+from tasks.programs import CallTrial
 from tasks.row_task import RowTask
 from tasks.rows import Row
 
@@ -30,31 +32,47 @@ def parse(row: Row) -> Prompt:
     )
 
 
-def judge(prompt: Prompt, text: str) -> Outcome | list[ModuleTrial]:
+def judge(prompt: Prompt, text: str) -> Outcome | list[CallTrial]:
     """The answer's function, or the prompt's with the answer as its body, against ``check``.
 
-    What stands above the function in the prompt, imports and helpers, stands above the answer.
+    What stands above the function in the prompt, imports and helpers, stands above the answer and
+    above the tests.
     """
     reference = prompt.reference
     name = reference["entry_point"]
-    definition = rf"^(?:async +)?def +{re.escape(name)}\b"
-    code = extract_code(text, definition)
+    wanted = re.compile(definition([name]), re.MULTILINE)
+    code = extract_code(text, wanted.pattern)
     if code is None:
         return Outcome("error", "no code")
-    above = ""
-    if re.search(definition, code, re.MULTILINE):
-        start = re.search(definition, reference["prompt"], re.MULTILINE)
-        above = reference["prompt"][: start.start()] if start else ""
-    else:
+    start = wanted.search(reference["prompt"])
+    above = reference["prompt"][: start.start()] if start else ""
+    if not wanted.search(code):
         code = reference["prompt"] + _as_body(code)
-    test = f"{reference['test']}\ncheck({name})\n"
-    return [ModuleTrial((("prompt", above), ("answer", code), ("tests", test)))]
+    tests = f"{reference['test']}\ncheck({name})\n"
+    return [
+        CallTrial(
+            answer=(("prompt", above), ("answer", code)),
+            tests=(("prompt", above), ("tests", tests)),
+            names=(name,),
+        )
+    ]
 
 
 def _as_body(code: str) -> str:
-    """Code that fits below a signature at the margin."""
+    """Code that fits below a signature at the margin; often its first line lost its indent."""
     first = next(line for line in code.splitlines() if line.strip())
-    return code if first[0].isspace() else textwrap.indent(code, "    ")
+    if first[0].isspace():
+        return code
+    indented = textwrap.indent(code, "    ")
+    return next((body for body in (indented, f"    {code.lstrip()}") if _parses(body)), indented)
+
+
+def _parses(body: str) -> bool:
+    try:
+        ast.parse(f"def f():\n{body}")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 TASK = RowTask(
@@ -67,5 +85,5 @@ TASK = RowTask(
     ),
     hub=HubFiles("openai/openai_humaneval", ("openai_humaneval/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="humaneval/2", runs_code=True, judge=judge),
+    grader=Grader(rule="humaneval/3", runs_code=True, judge=judge),
 )

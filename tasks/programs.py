@@ -1,27 +1,24 @@
-"""Programs in answers: which text is the code, how it is tried, and what its end means.
+"""Programs in answers: how they are tried, and what their end means.
 
-This tells right programs from wrong ones. It does not defend against code written to cheat: the
-answer runs in one process with its tests, and could read or replace them.
+An answer never runs in the process that judges it. What it prints is compared here; what its
+functions return leaves its process as plain data and is compared by the tests in another one.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
+import functools
+import json
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
 
-from tasks.grading import Outcome, Run, Verdict
+from tasks.grading import Outcome, Runs, Verdict
 
 if TYPE_CHECKING:
     from tasks.sandbox import Finished
-
-_FENCE = re.compile(r"\s*(?:[-*>]\s+)?(`{3,}|~{3,})\s*([^`]*)$")
-_PYTHON = ("", "py", "py3", "python", "python3")
 
 _PRELUDE = """\
 import builtins, sys
@@ -30,89 +27,83 @@ builtins.exit = builtins.quit = sys.exit
 """What an interactive Python has and an isolated one lacks."""
 
 _MODULE = """\
-import types
-module = types.ModuleType("answer")
-sys.modules["answer"] = module
-out = sys.stdout
-for place, source in {sources!r}:
-    exec(compile(source, place, "exec"), module.__dict__)
-out.write({last!r})
-out.flush()
+import sys, types
+for name, source in {modules!r}:
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, name, "exec"), module.__dict__)
+module.{call}(*{arguments!r})
 """
 
 _MAIN = """\
 names = {{"__name__": "__main__"}}
 exec({above!r}, names)
-exec(compile({source!r}, "answer", "exec"), names)
+try:
+    exec(compile({source!r}, "answer", "exec"), names)
+except SystemExit:
+    pass
 """
+"""However it leaves, by ``sys.exit`` or at its last line, what it printed decides."""
+
+Sources = Sequence[tuple[str, str]]
+"""Name and text of each, run one after another in one namespace."""
 
 
-def extract_code(text: str, wanted: str = "") -> str | None:
-    """The program in an answer; None where there is only white space.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallTrial:
+    """An answer whose functions are called by tests, each side in a sandbox of its own.
 
-    Of the fenced blocks in Python, or without a language, the last one that ``wanted`` is found
-    in, else the last one; a block cut off by the end of the answer counts. Without such a block
-    the whole answer is taken for code.
-
-    Args:
-        text: the answer.
-        wanted: a regular expression over lines.
-    """
-    blocks = list(_blocks(text)) or [text]
-    pattern = re.compile(wanted, re.MULTILINE)
-    code = next((block for block in reversed(blocks) if pattern.search(block)), blocks[-1])
-    return code if code.strip() else None
-
-
-def _blocks(text: str) -> Iterator[str]:
-    """Fenced blocks in Python, in order and at the margin; empty ones left out."""
-    fence, language = "", ""
-    lines: list[str] = []
-    for line in text.splitlines():
-        found = _FENCE.match(line)
-        if found is None or (fence and (found[2].strip() or not found[1].startswith(fence))):
-            lines.append(line)
-            continue
-        if fence:
-            yield from _python(language, lines)
-            fence = ""
-        else:
-            fence, language = found[1], found[2]
-        lines = []
-    if fence:
-        yield from _python(language, lines)
-
-
-def _python(language: str, lines: Sequence[str]) -> Iterator[str]:
-    name = language.strip().lower().split(" ")[0].strip("{}.")
-    indents = [line[: -len(line.lstrip())] for line in lines if line.strip()]
-    margin = len(os.path.commonprefix(indents))  # noqa: RUF071 (they are no paths)
-    code = "\n".join(line[margin:] for line in lines)
-    if name in _PYTHON and code.strip():
-        yield code + "\n"
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleTrial:
-    """Sources run one after another in one module, the answer's and then the tests'.
-
-    The tests raise where a result is wrong. The program's last line is random and printed behind
-    them, so that one which ends early has not passed, whatever its exit status.
+    The tests see names in place of the answer's functions, and values that were sent. The answer
+    sees arguments. See `tasks.call_server` and `tasks.call_client`.
     """
 
-    sources: tuple[tuple[str, str], ...]
-    """Name and text of each."""
+    answer: Sources
+    """The last is the answer; those before stand above it."""
+    tests: Sources
+    names: tuple[str, ...]
+    """What the tests call of the answer's."""
+    withheld: tuple[str, ...] = ()
+    """Names that must be the answer's own, whatever stands above it defines."""
+    call_s: float | None = None
+    """Seconds for one call; None for as long as a program may run."""
+    wall_s: float | None = None
+    """Seconds for all of it; None for the sandbox's own limit."""
+    numpy: bool = False
 
-    def attempt(self, run: Run) -> Outcome:
-        """Passed if every source ran to its end."""
-        nonce = secrets.token_hex(16)
-        body = _MODULE.format(sources=self.sources, last=f"\n{nonce}\n")
-        finished = run(_PRELUDE + body, "")
-        if (broken := _broken(finished)) is not None:
+    def attempt(self, runs: Runs) -> Outcome:
+        """Passed if the tests ran to their end, and every call came back."""
+        server = _program("call_server", "serve", (tuple(self.answer), self.withheld))
+        client = _program("call_client", "check", (tuple(self.tests), self.names, self.call_s))
+        answered, tested = runs.converse(
+            _PRELUDE + server, client, wall_s=self.wall_s, numpy=self.numpy
+        )
+        found = _last_line(tested)
+        if found.get("verdict") in get_args(Verdict):
+            return Outcome.because(found["verdict"], found["detail"])
+        if (broken := _broken(answered)) is not None:
             return broken
-        if finished.stdout.rstrip("\n").rpartition("\n")[2] != nonce:
+        if found.get("verdict") == "gone":
             return Outcome("failed", "ended before its tests did")
-        return Outcome("passed")
+        return _broken(tested) or Outcome("error", "its tests did not come to an end")
+
+
+def _program(module: str, call: str, arguments: tuple[Any, ...]) -> str:
+    modules = tuple((name, _source(name)) for name in ("call_values", module))
+    return _MODULE.format(modules=modules, call=call, arguments=arguments)
+
+
+@functools.cache
+def _source(module: str) -> str:
+    return Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8")
+
+
+def _last_line(tested: Finished) -> dict[str, Any]:
+    """What the tests' process reported; nothing where it came to no report."""
+    try:
+        found = json.loads(tested.stderr.rstrip().rpartition("\n")[2])
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +116,14 @@ class InputTrial:
     name: str
     above: str = ""
     """Run first, in the same namespace."""
+    wall_s: float | None = None
+    """Seconds it may take; None for the sandbox's own limit."""
+    numpy: bool = False
 
-    def attempt(self, run: Run) -> Outcome:
-        """Passed if it ended well and the output is the expected one."""
+    def attempt(self, runs: Runs) -> Outcome:
+        """Passed if the output is the expected one, unless the program broke or was ended."""
         program = _PRELUDE + _MAIN.format(above=self.above, source=self.source)
-        finished = run(program, self.stdin)
+        finished = runs.run(program, self.stdin, wall_s=self.wall_s, numpy=self.numpy)
         if (broken := _broken(finished)) is not None:
             return broken
         difference = output_difference(finished.stdout, self.expected)

@@ -35,10 +35,22 @@ _BOOT = """
 import site, sys
 site.setquit(), site.setcopyright(), site.sethelper()
 __file__ = sys.argv[0] = {path!r}
+{imports}
 del site, sys
 exec(compile(open(__file__, "rb").read(), __file__, "exec"))
 """
 # Without `site` no installed package is found; programs still expect the builtins it adds.
+_IMPORTS = """
+class installed:
+    def find_spec(name, path=None, target=None, places={places!r}):
+        from importlib.util import spec_from_file_location as spec
+        if name in places:
+            place = places[name]
+            return spec(name, place + "/__init__.py", submodule_search_locations=[place])
+sys.meta_path.append(installed)
+del installed
+"""
+# Of the directory where packages lie nothing else can be imported, with or without fences.
 
 
 def main() -> None:
@@ -164,12 +176,18 @@ def _program(job: dict[str, Any], status: int) -> NoReturn:
             "HOME": job["home"],
             "TMPDIR": job["home"],
             "PYTHONHASHSEED": "0",  # one program, one verdict
+            # Each thread of numpy's libraries takes addresses and counts as a process.
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
         }
+        imports = _IMPORTS.format(places=job["packages"]) if job["packages"] else ""
+        boot = _BOOT.format(path=job["path"], imports=imports)
         # No site, no user directory, no path of its own: the standard library and nothing else.
         flags = ("-s", "-P", "-S", "-B", "-X", "utf8")
         os.execve(
             job["python"],
-            [job["python"], *flags, "-c", _BOOT.format(path=job["path"])],
+            [job["python"], *flags, "-c", boot],
             environment,
         )
     except BaseException as error:

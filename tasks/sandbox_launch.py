@@ -80,27 +80,60 @@ def interpreter() -> tuple[str, tuple[str, ...]]:
     return python, tuple(sorted(readable))  # what contains others comes before them
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Ends of pipes in the place of a program's input and output, and a third that ends it."""
+
+    stdin: int
+    stdout: int
+    over: int
+    """Readable, or closed on its other side: the program is not wanted any more."""
+
+
 def launch(
-    program: str, stdin: str, limits: Limits, *, steps: tuple[str, ...], tolerant: bool = False
+    program: str,
+    stdin: str | Line,
+    limits: Limits,
+    *,
+    steps: tuple[str, ...],
+    tolerant: bool = False,
+    packages: tuple[str, ...] = (),
 ) -> Ended:
     """Run a program behind the fences ``steps``; see `tasks.sandbox_child`.
+
+    Args:
+        program: its source.
+        stdin: its whole input; or pipes, of which this closes its copies of the first two.
+        limits: what it may use.
+        steps: names of fences.
+        tolerant: whether fences that cannot be put up are left out.
+        packages: directories of installed packages it may import, and of their libraries.
 
     Raises:
         OSError: no process, pipe or directory is to be had.
     """
     python, readable = interpreter()
-    with _directory() as directory:
+    line = stdin if isinstance(stdin, Line) else None
+    given = b"" if isinstance(stdin, Line) else stdin.encode("utf-8", "surrogatepass")
+    with contextlib.ExitStack() as home, contextlib.ExitStack() as ends:
+        for fd in (line.stdin, line.stdout) if line else ():
+            ends.callback(os.close, fd)
+        directory = home.enter_context(_directory())
         request = {
             "program": program,
             "directory": directory,
             "python": python,
-            "readable": readable,
+            "readable": tuple(sorted({*readable, *packages})),
+            "packages": {
+                os.path.basename(p): p for p in packages if "." not in os.path.basename(p)
+            },
             "steps": steps,
             "tolerant": tolerant,
             "limits": asdict(limits),
         }
-        with _Launcher(json.dumps(request).encode() + b"\n") as launcher:
-            return launcher.converse(stdin.encode("utf-8", "surrogatepass"), limits)
+        with _Launcher(json.dumps(request).encode() + b"\n", line) as launcher:
+            ends.close()  # the launcher has its own; else no reader would ever see an end
+            return launcher.converse(given, limits)
 
 
 @contextlib.contextmanager
@@ -119,15 +152,16 @@ def _directory() -> Iterator[str]:
 class _Launcher:
     """The launcher's process and the two pipes it alone has."""
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, line: Line | None) -> None:
         self._request = request
+        self._line = line
         control, self._control = os.pipe()
         self._report, report = os.pipe()
         try:
             self._process = subprocess.Popen(
                 [interpreter()[0], "-I", "-S", str(LAUNCHER), str(control), str(report)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=line.stdin if line else subprocess.PIPE,
+                stdout=line.stdout if line else subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env={"LANG": "C.UTF-8"},
                 cwd="/",
@@ -168,41 +202,47 @@ class _Launcher:
     def converse(self, stdin: bytes, limits: Limits) -> Ended:
         """Feed the program and take what it writes, until all pipes are closed."""
         process, deadline = self._process, time.monotonic() + limits.wall_s + _GRACE_S
-        assert process.stdin and process.stdout and process.stderr
-        into = process.stdin.fileno()
-        feeds = {self._control: self._request, into: stdin}
-        taken = {
-            fd: bytearray()
-            for fd in (process.stdout.fileno(), process.stderr.fileno(), self._report)
-        }
-        open_fds, cut = set(taken), False
+        feeds = {self._control: self._request}
+        into = process.stdin.fileno() if process.stdin else -1
+        if process.stdin:
+            feeds[into] = stdin
+        streams = {stream.fileno() for stream in (process.stdout, process.stderr) if stream}
+        taken = {fd: bytearray() for fd in (*sorted(streams), self._report)}
+        open_fds, cut, over = set(taken), False, False
         with selectors.DefaultSelector() as selector:
             for fd in feeds:
                 os.set_blocking(fd, False)
                 selector.register(fd, selectors.EVENT_WRITE)
             for fd in taken:
                 selector.register(fd, selectors.EVENT_READ)
+            if self._line:
+                selector.register(self._line.over, selectors.EVENT_READ)
             while open_fds and (left_s := deadline - time.monotonic()) > 0:
                 for key, _ in selector.select(left_s):
                     fd = key.fd
                     if fd in feeds:
                         feeds[fd] = _feed(fd, feeds[fd])
                         done = not feeds[fd]
-                    else:
+                    elif fd in taken:
                         chunk = os.read(fd, _CHUNK)
                         done = not chunk
                         cut |= _take(chunk, taken[fd], limits.output_bytes)
+                    else:
+                        done = over = True
                     if done:
                         selector.unregister(fd)
                         open_fds.discard(fd)
-                    if done and fd == into:
+                    if done and fd == into and process.stdin:
                         process.stdin.close()
                     if done and fd == self._report:
                         deadline = min(deadline, time.monotonic() + _DRAIN_S)
-                if cut:
+                if cut or over:
                     self._let_go()
-        out, err, report = map(bytes, taken.values())
-        return Ended(_report(report), out, err, cut, drained=not open_fds)
+        out, err = (
+            bytes(taken[stream.fileno()]) if stream else b""
+            for stream in (process.stdout, process.stderr)
+        )
+        return Ended(_report(bytes(taken[self._report])), out, err, cut, drained=not open_fds)
 
 
 def _take(chunk: bytes, taken: bytearray, most: int) -> bool:

@@ -19,7 +19,10 @@ from tasks.sandbox_launch import STEPS, Ended, Limits, launch
 _PROBE_WALL_S = 8.0
 _SPIN_WALL_S = 30.0
 """On a busy machine a second of CPU time takes many."""
-_VARIABLES = ("PATH", "LANG", "LC_CTYPE", "HOME", "TMPDIR", "PYTHONHASHSEED")
+_VARIABLES = (
+    *("PATH", "LANG", "LC_CTYPE", "HOME", "TMPDIR", "PYTHONHASHSEED"),
+    *("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
+)
 _NEW_USER_AND_MOUNTS = 0x10020000
 """Namespaces, as unshare has them: in these a file system in memory can be mounted."""
 _LEFT_S = 30

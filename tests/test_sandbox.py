@@ -282,6 +282,89 @@ def test_stdin_larger_than_a_pipe(sandbox: Sandbox) -> None:
     assert sandbox.run("print('unread')", text).stdout == "unread\n"
 
 
+def test_two_programs_read_what_the_other_prints(sandbox: Sandbox) -> None:
+    first = "import os\nfor line in open(0): print(2 * int(line), flush=True)"
+    second = (
+        "import os, sys\nprint(21, flush=True)\nprint(input(), file=sys.stderr)\n"
+        "print(os.path.exists('own'), open('own', 'w').close(), file=sys.stderr)\nexit(3)"
+    )
+    answered, tested = sandbox.converse(first, second)
+    assert (answered.stdout, answered.stderr) == ("", "") and not answered.timed_out
+    assert (tested.exit_status, tested.stdout, tested.stderr) == (3, "", "42\nFalse None\n")
+
+
+def test_of_two_programs_neither_sees_the_others_files(sandbox: Sandbox) -> None:
+    require(sandbox, "reads")
+    first = "import os\nopen('left', 'w').write('here')\nprint(os.getcwd(), flush=True)\ninput()"
+    second = (
+        "import os, sys\nplace = input()\n"
+        "try: print(open(place + '/left').read(), file=sys.stderr)\n"
+        "except OSError as error: print(type(error).__name__, file=sys.stderr)\n"
+    )
+    _, tested = sandbox.converse(first, second)
+    assert tested.stderr in ("FileNotFoundError\n", "PermissionError\n")
+
+
+@pytest.mark.parametrize(
+    ("first", "is_timeout"), [("import time; time.sleep(60)", True), ("exit(4)", False)]
+)
+def test_the_end_of_the_first_is_seen_by_the_second(
+    sandbox: Sandbox, first: str, is_timeout: bool
+) -> None:
+    begin_s = time.monotonic()
+    second = "import sys; print(sys.stdin.read() == '', file=sys.stderr)"
+    answered, tested = sandbox.converse(first, second, wall_s=0.5)
+    assert answered.timed_out is is_timeout and answered.exit_status == (None if is_timeout else 4)
+    assert tested.stderr == "True\n" and time.monotonic() - begin_s < 5
+
+
+def test_the_end_of_the_second_ends_the_first(sandbox: Sandbox) -> None:
+    begin_s = time.monotonic()
+    stubborn = "import time\nwhile True: time.sleep(1)"
+    answered, tested = sandbox.converse(stubborn, "pass")
+    assert tested.exit_status == 0 and answered.exit_status is None and not answered.timed_out
+    flood = "import sys\nwhile True: sys.stderr.write('x' * 4096)"
+    answered, _ = sandbox.converse(flood, "input()")
+    assert answered.output_cut
+    assert time.monotonic() - begin_s < 6
+
+
+def test_a_program_that_cannot_be_started_ends_both(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = tempfile.mkdtemp
+    fails = iter([True, False])
+
+    def once(**options: str) -> str:
+        if next(fails, False):
+            raise OSError("the disk is full")
+        return make(**options)
+
+    monkeypatch.setattr(sandbox_launch.tempfile, "mkdtemp", once)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(UserError, match="the disk is full"):
+        sandbox.converse("input()", "input()")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_numpy_is_there_for_those_that_ask(sandbox: Sandbox) -> None:
+    pytest.importorskip("numpy")
+    program = (
+        "import numpy\nfrom numpy import linalg\n"
+        "ones = numpy.ones((200, 200))\nprint((ones @ ones)[0, 0], linalg.det(numpy.eye(3)))\n"
+        "try: import pytest\nexcept ImportError: print('no more')"
+    )
+    usual = within(sandbox, memory_bytes=1 << 30)
+    finished = usual.run(program, numpy=True)
+    assert finished.stdout == "200.0 1.0\nno more\n", finished.stderr
+    assert "No module named 'numpy'" in usual.run(program).stderr
+    _, tested = usual.converse("import numpy; print(numpy.sum([1, 2]))", "print(input())")
+    assert tested.exit_status == 1  # it was not asked for
+    asked = "import sys; print(input(), file=sys.stderr)"
+    _, tested = usual.converse("import numpy; print(numpy.sum([1, 2]))", asked, numpy=True)
+    assert tested.stderr == "3\n"
+
+
 def test_locked_and_deep_directories_are_removed(sandbox: Sandbox) -> None:
     program = (
         "import os\nos.mkdir('locked'); open('locked/a', 'w').close(); os.chmod('locked', 0)\n"

@@ -211,10 +211,10 @@ def test_other_limits_are_refused(
 def test_trouble_of_the_machine_is_no_verdict(
     run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(self: object, program: str, stdin: str = "") -> plain_sandbox.Finished:
+    def fail(self: object, *programs: str, **limits: Any) -> plain_sandbox.Finished:
         raise UserError("no process could be started")
 
-    monkeypatch.setattr(plain_sandbox.Sandbox, "run", fail)
+    monkeypatch.setattr(plain_sandbox.Sandbox, "converse", fail)
     stopped = Scored(capsys, run_dir, FLAG)
     assert stopped.status == 2 and "no process could be started" in stopped.err
     assert {score.task for score in lines(run_dir)} == {"gsm8k"}
