@@ -191,7 +191,7 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
         "block_size": config.block_size,
         "tasks": {
             name: {
-                "source": asdict(chosen.source),
+                "source": chosen.source.facts(),
                 "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
             }
             for name, chosen in prompts.items()

@@ -97,7 +97,7 @@ def describe(plan: Plan) -> Iterator[str]:
         kind = "our samples, not the benchmark" if not source.is_benchmark else source.kind
         yield (
             f"task     {name}: {len(chosen.prompts)} of {source.num_rows} prompts from "
-            f"{source.location} ({kind})"
+            f"{source.location} ({kind}{'; ' if source.note else ''}{source.note})"
         )
     yield (
         f"sizes    {plan.num_generations} generations of up to {plan.max_new_tokens} tokens, "
@@ -110,7 +110,7 @@ def task_facts(plan: Plan) -> list[dict[str, Any]]:
     return [
         {
             "task": name,
-            "source": dataclasses.asdict(chosen.source),
+            "source": chosen.source.facts(),
             "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
             "num_turns": [len(prompt.turns) for prompt in chosen.prompts],
         }

@@ -120,6 +120,9 @@ def _in_short(training: Mapping[str, Any]) -> str:
     return " · ".join(known) or form.BLANK
 
 
+_KINDS = {"samples": "samples: not the benchmark"}
+
+
 def source_table(group: Comparison) -> Table:
     """Where the prompts of each task came from."""
     rows = []
@@ -129,7 +132,7 @@ def source_table(group: Comparison) -> Table:
         chosen = len(task["prompt_ids"])
         cells = (
             Cell(text=str(task["task"])),
-            Cell(text="samples: not the benchmark" if kind == "samples" else kind),
+            Cell(text="; ".join(filter(None, (_KINDS.get(kind, kind), source.get("note"))))),
             Cell(text=str(source["location"])),
             Cell(text=form.digest(source["revision"]), title=form.text(source["revision"])),
             Cell(text=form.digest(source["digest"]), title=str(source["digest"])),

@@ -54,8 +54,9 @@ def quality_table(group: Comparison) -> Table | None:
 _NOTE = (
     "passed % is of the n answers that were tried, with Wilson's 95 % interval. Against ar_loop, "
     "on the prompts where both were tried: difference in points, lost and won prompts, and p. "
-    "MBPP's prompt does not name the function that its tests call; LiveCodeBench's tests are the "
-    "public ones."
+    "MBPP's prompt does not name the function that its tests call. LiveCodeBench's shares are not "
+    "upstream's pass@1: the tests are the public ones, and the grader differs as docs/graders.md "
+    "lists."
 )
 
 

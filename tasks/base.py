@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,6 +22,12 @@ class Source:
     digest: str
     """SHA-256 of the file's bytes (directory, samples) or of the rows in order (hub)."""
     num_rows: int
+    note: str = ""
+    """What sets the texts apart from those the benchmark is known by; empty where nothing does."""
+
+    def facts(self) -> dict[str, Any]:
+        """The same as JSON; a note only where there is one."""
+        return {name: value for name, value in asdict(self).items() if name != "note" or value}
 
     @property
     def is_benchmark(self) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
+from tasks.answer_text import without_reasoning
 from tasks.base import Prompt
 from tasks.grading import Grader, Outcome
 from tasks.hub import HubFiles
@@ -17,7 +18,7 @@ TEMPLATE = "{question}\nPlease reason step by step, and put your final answer wi
 _FINAL = re.compile(r"#### *(-?\d[\d,]*(?:\.\d+)?)\s*$")
 _WORDS = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{[^{}]*\}")
 _PLAIN = (
-    (re.compile(r"\\?\$|\\[,!;]|\*\*"), ""),
+    (re.compile(r"\\?[$£]|[€¥₹₩]|\\(?:pounds|euro)\b|\\[,!;]|\*\*"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile("\u2212"), "-"),
     (re.compile(r"\^\s*(?:\{[^{}]*\}|[-+]?[0-9]+)"), ""),
@@ -64,8 +65,11 @@ def normalise_number(text: str) -> str:
 
 
 def judge(prompt: Prompt, text: str) -> Outcome:
-    """The answer's last number, as `final_number` finds it, against the solution's."""
-    found = final_number(text)
+    """The answer's last number, as `final_number` finds it, against the solution's.
+
+    What the model wrote to think is no part of the answer.
+    """
+    found = final_number(without_reasoning(text))
     if found is None:
         return Outcome("error", "no number")
     right = Decimal(prompt.reference["answer"])
@@ -138,5 +142,5 @@ TASK = RowTask(
     files=("gsm8k/test.jsonl",),
     hub=HubFiles("openai/gsm8k", ("main/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="gsm8k/2", runs_code=False, judge=judge),
+    grader=Grader(rule="gsm8k/3", runs_code=False, judge=judge),
 )

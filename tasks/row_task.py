@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,8 @@ class RowTask:
     """None leaves a row out that belongs to another split."""
     grader: Grader | None = None
     """None where no answer is the right one."""
+    note: Callable[[Sequence[Prompt]], str] = lambda prompts: ""
+    """What a reader should know of prompts that are not samples, in a few words; empty: nothing."""
 
     def load(self, data_dir: Path | None, limit: int | None) -> PromptSet:
         """Choose prompts; see `tasks.base.Task.load`.
@@ -77,6 +79,7 @@ class RowTask:
             revision=None,
             digest=_digest_of_files(paths),
             num_rows=len(prompts),
+            note="" if kind == "samples" else self.note(prompts),
         )
         return PromptSet(prompts, source)
 
@@ -100,6 +103,7 @@ class RowTask:
             revision=snapshot.commit,
             digest=hasher.hexdigest(),
             num_rows=len(prompts),
+            note=self.note(prompts),
         )
         return PromptSet(prompts, source)
 

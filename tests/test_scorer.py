@@ -181,7 +181,7 @@ def test_another_text_or_rule_is_scored_anew(
     newer = dataclasses.replace(gsm8k.TASK.grader, rule="gsm8k/next")
     monkeypatch.setattr(gsm8k, "TASK", dataclasses.replace(gsm8k.TASK, grader=newer))
     assert Scored(capsys, run_dir).summary["num_scored"] == 6
-    assert [score.rule for score in lines(run_dir)] == ["gsm8k/2"] * 6 + ["gsm8k/next"] * 6
+    assert [score.rule for score in lines(run_dir)] == ["gsm8k/3"] * 6 + ["gsm8k/next"] * 6
 
 
 def test_other_prompts_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,7 +272,7 @@ def test_a_rule_that_fails_is_one_sentence(
     assert stopped.status == 2
     last = stopped.err.splitlines()[-1]
     assert (
-        "texts not scored: 1, the first because rule gsm8k/2 failed" in last
+        "texts not scored: 1, the first because rule gsm8k/3 failed" in last
         and type(error).__name__ in last
     )
     assert len(lines(run_dir)) == 11

@@ -48,7 +48,7 @@ class _Clean:
             "num_removed": len(self.removed),
             "tasks": {
                 name: {
-                    "source": dataclasses.asdict(chosen.source),
+                    "source": chosen.source.facts(),
                     "num_removed": {kind: counts[name, kind] for kind in KINDS},
                 }
                 for name, chosen in self.tasks.items()
