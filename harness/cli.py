@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from harness import registry
+from harness import provenance, registry
 from harness.commands import COMMANDS, INTERRUPTED
 from harness.errors import UserError
 
@@ -56,6 +56,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(_usage(), file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
+    if name in ("-V", "--version"):
+        print(f"harness {provenance.project_version()}")
+        return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; {registry.near_misses(name, COMMANDS)}")
     return COMMANDS[name](rest)
@@ -63,4 +66,5 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _usage() -> str:
     lines = [f"  {name:<8}{command.__doc__}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: python -m harness COMMAND [--help]", "", *lines])
+    usage = "usage: python -m harness COMMAND [--help] | --version"
+    return "\n".join([usage, "", *lines])

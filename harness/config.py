@@ -16,6 +16,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from drafters.block_diffusion.config import TrainConfig
 from harness.errors import UserError
+from harness.said import SAID
 from harness.sampling import Sampling
 
 _COMMA_SEPARATED = PrimitiveConstructorSpec[tuple[str, ...]](
@@ -40,14 +41,15 @@ class RunConfig:
     """Measure drafters in front of one target, and rank them."""
 
     drafter: Names = ("combined",)
-    """Methods to measure: NAME, NAME=CHECKPOINT or NAME@LABEL=CHECKPOINT."""
+    """Methods to measure, each NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT], as in
+    combined+ddtree:budget=8; `harness list` shows drafters and policies."""
     target: str = "smollm2"
     """Name of a target, a local directory or a hub id."""
     tasks: Names = ("all",)
     """Tasks, or all."""
-    limit: int | Literal["all"] | None = None
+    limit: Annotated[int | Literal["all"] | None, SAID] = None
     """Prompts a task; by default 128 on a GPU and 16 on a CPU."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, SAID] = None
     """Upstream data files; by default HARNESS_DATA_DIR, then the hub, then our samples."""
     output_dir: Path = Path("runs")
     """Where run directories are made."""
@@ -57,15 +59,15 @@ class RunConfig:
     """Nucleus; 1 keeps everything."""
     top_k: int = 0
     """0 keeps everything."""
-    max_new_tokens: int | None = None
+    max_new_tokens: Annotated[int | None, SAID] = None
     """Longest answer; by default 2048 on a GPU and 128 on a CPU."""
-    block_size: int | None = None
+    block_size: Annotated[int | None, SAID] = None
     """Tokens of a draft block, the pending one included; by default the drafter's own."""
     draft_vocab: Literal["full", "trained"] = "full"
     """Tokens that block-diffusion drafters propose: all, or only those they were trained on."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of target and drafters."""
-    attn: str | None = None
+    attn: Annotated[str | None, SAID] = None
     """Attention implementation; by default sdpa, on a CPU a faster form of it where it serves."""
     exact: bool = False
     """Give chains the bits of ar_loop's passes, or stop at once where this machine cannot."""
@@ -75,9 +77,9 @@ class RunConfig:
     """Draws, orders and warm-up all follow from it."""
     repeats: int = 1
     """Generations of each method on each prompt."""
-    resume: str | None = None
+    resume: Annotated[str | None, SAID] = None
     """Run id or directory to finish; the other flags must be those it began with."""
-    revision: str | None = None
+    revision: Annotated[str | None, SAID] = None
     """Commit or tag of the target on the hub."""
     enable_thinking: bool = False
     """Let the target's template open with reasoning."""
@@ -127,7 +129,7 @@ class StudyCommand:
 
     study: Positional[Annotated[Path, arg(metavar="STUDY.toml")]]
     """What to train and how to measure it; paths in it are relative to the working directory."""
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, SAID] = None
     """Directory of the study; by default studies/ and the name of the file."""
     plugin: Plugins = ()
     """Python files whose tables add targets, tasks or objectives."""
@@ -147,7 +149,7 @@ class VerifyConfig:
 
     run_dir: Positional[Annotated[Path, arg(metavar="DIR")]]
     """Run directory; its target and prompts are loaded again."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, SAID] = None
     """Data files the run read; by default HARNESS_DATA_DIR, then the hub, then our samples."""
     plugin: Plugins = ()
     """Python files the run was given."""
@@ -161,7 +163,7 @@ class ScoreConfig:
     """Run directory; its prompts are found again."""
     confirm_run_unsafe_code: bool = False
     """Run the programs in answers to score them; contained, but they are whatever a model wrote."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, SAID] = None
     """Data files the run read; by default HARNESS_DATA_DIR, then the hub, then our samples."""
     plugin: Plugins = ()
     """Python files the run was given."""
@@ -173,7 +175,7 @@ class ReportConfig:
 
     run_dirs: Positional[Annotated[tuple[Path, ...], arg(metavar="DIR [DIR ...]")]]
     """Run directories to read together, or the directory of a study."""
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, SAID] = None
     """Where the pages go; by default the first directory."""
 
 
@@ -185,7 +187,7 @@ class CompareConfig:
     """Run directory from before."""
     run_b: Positional[Annotated[Path, arg(metavar="RUN_B")]]
     """Run directory from after."""
-    fail_below: Annotated[float | None, arg(metavar="RATIO")] = None
+    fail_below: Annotated[float | None, arg(metavar="RATIO", help_behavior_hint="")] = None
     """Exit with status 1 where a drafter's overall speedup, B over A, is below RATIO and so is the
     upper end of its 95 % interval; 0.98 lets noise pass."""
     allow_different: bool = False
@@ -203,28 +205,29 @@ class QualityConfig:
     """Score ar_loop and drafters with lm-evaluation-harness, and compare their answers; greedy."""
 
     drafter: Names = ("combined",)
-    """Methods to compare with ar_loop: NAME, NAME=CHECKPOINT or NAME@LABEL=CHECKPOINT."""
+    """Methods to compare with ar_loop, each NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT];
+    `harness list` shows drafters and policies."""
     target: str = "smollm2"
     """Name of a target, a local directory or a hub id."""
     tasks: Names = ("gsm8k",)
     """gsm8k, humaneval, mbpp; the last two run code."""
-    limit: int | None = None
+    limit: Annotated[int | None, SAID] = None
     """Prompts a task; by default all."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, SAID] = None
     """Upstream data files; by default HARNESS_DATA_DIR, then the hub, then our samples."""
-    output_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    output_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """A new directory, by default quality/TIME; or one to go on in, with the same flags."""
     max_new_tokens: int = 512
     """Longest answer."""
-    block_size: int | None = None
+    block_size: Annotated[int | None, SAID] = None
     """Tokens of a draft block, the pending one included; by default the drafter's own."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of target and drafters; in float32 every method writes the same text."""
-    attn: str | None = None
+    attn: Annotated[str | None, SAID] = None
     """Attention implementation, as in run."""
     device: str = "auto"
     """cuda where there is one, else cpu; or a device's name."""
-    revision: str | None = None
+    revision: Annotated[str | None, SAID] = None
     """Commit or tag of the target on the hub."""
     confirm_run_unsafe_code: bool = False
     """Run the programs that the model writes, in a child process with limits."""

@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from harness.config import Names, Plugins
 from harness.errors import UserError
+from harness.said import SAID
 from harness.sampling import Sampling
 
 
@@ -25,14 +26,14 @@ class DataConfig:
     """Directory of the corpus; one that was begun goes on with the same flags."""
     licence: Names = ()
     """Of rows that have none: NAME, or SOURCE=NAME."""
-    data_dir: Path | None = None
+    data_dir: Annotated[Path | None, SAID] = None
     """Data files of the tasks; by default HARNESS_DATA_DIR, then the hub, then our samples."""
     ngram: int = 13
     """A prompt that shares so many consecutive words with a task's is left out."""
-    max_prompts: int | None = None
+    max_prompts: Annotated[int | None, SAID] = None
     """Use only so many prompts, in a stable pseudo-random order."""
-    generate: bool = True
-    """Let the target answer; else only responses that came with the prompts are kept."""
+    generate: Annotated[bool, SAID] = True
+    """Do not let the target answer: keep only the responses that came with the prompts."""
     samples: int = 1
     """Responses to each prompt; more than one needs a temperature."""
     temperature: float = 0.0
@@ -47,14 +48,14 @@ class DataConfig:
     """Longest response."""
     batch_size: int = 32
     """Responses in the making at once."""
-    endpoint: Annotated[str | None, arg(metavar="URL")] = None
+    endpoint: Annotated[str | None, arg(metavar="URL", help_behavior_hint="")] = None
     """Let a vLLM server that serves the same target generate."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Of the target."""
     device: str = "auto"
     """cuda where there is one, else cpu; or a device's name. With cuda, targets too large for one
     GPU are spread over all there are."""
-    revision: str | None = None
+    revision: Annotated[str | None, SAID] = None
     """Commit or tag of the target on the hub."""
     plugin: Plugins = ()
     """Python files whose tables add targets or tasks."""

@@ -14,6 +14,8 @@ from typing import Any
 from harness.registry import loaded_plugins
 
 SCHEMA_VERSION = 1
+ROOT = Path(__file__).resolve().parent.parent
+"""Of a checkout; of an installation, the directory of its packages."""
 
 _PACKAGES = (
     "block-diffusion-harness",
@@ -31,7 +33,7 @@ def environment(argv: Sequence[str]) -> dict[str, Any]:
     Args:
         argv: arguments of the command, without the program.
     """
-    commit, dirty = source_state(Path(__file__).resolve().parent.parent)
+    commit, dirty = source_state(ROOT)
     return {
         "schema_version": SCHEMA_VERSION,
         "commit": commit,
@@ -54,6 +56,15 @@ def source_state(root: Path) -> tuple[str | None, bool | None]:
     except (OSError, subprocess.CalledProcessError):
         return None, None
     return commit, bool(changes)
+
+
+def project_version() -> str:
+    """The project's version, and in a checkout its commit, marked where there are changes."""
+    number = versions()["block-diffusion-harness"] or "not installed"
+    commit, dirty = source_state(ROOT)
+    if commit is None:
+        return number
+    return f"{number} (commit {commit[:12]}{', with changes' if dirty else ''})"
 
 
 def versions() -> dict[str, str | None]:

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ BLOCK_DIFFUSION = "drafters.block_diffusion.drafter:build"
 
 _PLUGINS: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
 _LOADED: dict[str, str] = {}
+_PLUGIN_FLAGS: dict[str, str] = {}
+"""What to write to load each of them again, by the same names."""
 
 
 def table(kind: str) -> dict[str, Any]:
@@ -97,6 +100,16 @@ def resolve(kind: str, name: str) -> Any:
     rows = table(kind)
     if name in rows:
         return rows[name]
+    if kind == "drafters" and name in table("policies"):
+        raise UserError(
+            f"{name} is a policy, which is put over a drafter; write combined+{name}, or another "
+            "drafter in place of combined."
+        )
+    if kind == "policies" and name in table("drafters"):
+        raise UserError(
+            f"{name} is a drafter, and only policies stand behind a plus sign; write "
+            f"{name}+POLICY, with a policy of: {', '.join(rows)}."
+        )
     raise UserError(f"unknown {_one(kind)} {name!r}; {near_misses(name, rows)}")
 
 
@@ -127,7 +140,7 @@ def load_plugin(path: Path) -> None:
         UserError: the file cannot be read or run, its name is that of another module, or it
             claims a name that is taken.
     """
-    stem, path = path.stem, path.resolve()
+    stem, given, path = path.stem, path, path.resolve()
     loaded = sys.modules.get(stem)
     if loaded is not None and getattr(loaded, "__file__", None) == str(path):
         return
@@ -143,11 +156,17 @@ def load_plugin(path: Path) -> None:
     for kind, name, row in rows:
         _PLUGINS[kind][name] = row
     _LOADED[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    _PLUGIN_FLAGS[path.name] = f"--plugin {shlex.quote(str(given))}"
 
 
 def loaded_plugins() -> dict[str, str]:
     """SHA-256 of every plug-in file that was loaded, by its name; no two can share one."""
     return dict(sorted(_LOADED.items()))
+
+
+def plugin_flags() -> str:
+    """The flags that load today's plug-ins, for a command that is proposed; may be empty."""
+    return "".join(f" {_PLUGIN_FLAGS[name]}" for name in sorted(_LOADED))
 
 
 def _registered(kind: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as library_logging
 
+from harness import hub
 from harness.errors import UserError
 from targets import across_gpus
 from targets.attention import prefer_grouped
@@ -50,14 +51,18 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
         UserError: not found, not reachable, gated, damaged, too large, not a causal language model.
     """
     device, dtype = _device(options.device), _dtype(options.dtype)
+    cached = not Path(model).is_dir() and not hub.is_reachable()
     with quiet(), _sentences(model, options):
-        config = AutoConfig.from_pretrained(model, revision=options.revision)
+        config = AutoConfig.from_pretrained(
+            model, revision=options.revision, local_files_only=cached
+        )
         _check_config(model, config)
         room = _room(model, config, options, device)
         network, report = AutoModelForCausalLM.from_pretrained(
             model,
             config=config,
             revision=options.revision,
+            local_files_only=cached,
             dtype=dtype,
             attn_implementation=options.attn or "sdpa",
             device_map=None if room is None else "balanced",
@@ -77,7 +82,8 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
         network = network.eval().requires_grad_(False)
         if options.attn is None and device.type == "cpu":
             prefer_grouped(network)
-    tokenizer = _tokenizer(model, options, network.get_input_embeddings().num_embeddings)
+    rows = network.get_input_embeddings().num_embeddings
+    tokenizer = _tokenizer(model, options, rows, local_files_only=cached)
     revision = getattr(network.config, "_commit_hash", None)
     return Pretrained(network, tokenizer, _directory(model, revision), revision)
 
@@ -159,10 +165,12 @@ def _weights(model: str, options: TargetOptions) -> str:
     return f"{model} in {options.dtype}"
 
 
-def _tokenizer(model: str, options: TargetOptions, rows: int) -> Any:
+def _tokenizer(model: str, options: TargetOptions, rows: int, *, local_files_only: bool) -> Any:
     try:
         with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(model, revision=options.revision)
+            tokenizer = AutoTokenizer.from_pretrained(
+                model, revision=options.revision, local_files_only=local_files_only
+            )
     except Exception as error:
         raise UserError(
             f"the tokenizer of {model} cannot be read ({_first_line(error)}); put tokenizer.json "
@@ -233,8 +241,8 @@ def _explain(error: Exception, model: str, options: TargetOptions) -> str:
         "ConnectTimeout",
     }:
         return (
-            f"the hub cannot be reached and {model} is not in its cache; check the network, or "
-            "give a local directory."
+            f"the hub cannot be reached and {model} is not in its cache; check the network, give "
+            "a local directory, or take --target smollm2, which needs no hub."
         )
     return f"{model} cannot be loaded: {_first_line(error)}."
 

@@ -6,10 +6,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-_LOG = logging.getLogger(__name__)
+from harness import hub
 
-_TIMEOUT_S = 5.0
-"""For the first answer, not for a download."""
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +34,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.answers = True
+        """Whether it is worth asking."""
 
     def snapshot(self, files: HubFiles) -> Snapshot | None:
         """The newest commit's files, from the hub or its cache; None where neither has them.
@@ -69,8 +69,11 @@ class Hub:
 
         if not self.answers:
             return False
+        if not hub.is_reachable():
+            self.answers = False
+            return False
         try:
-            HfApi().dataset_info(repo, timeout=_TIMEOUT_S)
+            HfApi().dataset_info(repo, timeout=hub.TIMEOUT_S)
         except HfHubHTTPError as error:
             _LOG.warning("the hub refused %s: %s", repo, _first_line(error))
             return False

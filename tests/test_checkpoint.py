@@ -207,10 +207,11 @@ def test_a_checkpoint_from_the_hub_records_its_commit(target, saved, tmp_path, m
     snapshot = saved.rename(tmp_path / commit)
     asked = []
 
-    def download(repo, allow_patterns):
+    def download(repo, allow_patterns, local_files_only):
         asked.append(repo)
         return str(snapshot)
 
+    monkeypatch.setattr("harness.hub.is_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     drafter = build(target, DrafterOptions(name="dflash", argument="somebody/drafter"))
     assert drafter.checkpoint["path"] == "somebody/drafter"

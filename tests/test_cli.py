@@ -289,3 +289,19 @@ def test_facts_that_no_report_could_read_are_refused_first(
     monkeypatch.setattr("drafters.ngram.NgramDrafter.checkpoint", "weights.pt", raising=False)
     error = refused(capsys, "run", *toy, "--drafter", "ngram")
     assert "this run could not be reported" in error and "checkpoint" in error
+
+
+def test_the_version_names_the_commit_of_a_checkout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("harness 0.1")
+
+
+def test_help_names_policies_and_no_default_that_its_sentence_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command in ("run", "train", "data", "quality", "report", "score"):
+        assert main([command, "--help"]) == 0
+        words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "default: None" not in words, command
+        if command in ("run", "quality"):
+            assert "NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT]" in words

@@ -51,8 +51,7 @@ IDS = torch.randint(6, 40, (11,), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+def one_thread(own_cache: Path) -> None:
     torch.set_num_threads(1)
 
 

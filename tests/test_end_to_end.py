@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
 from tasks import TASKS
 from tasks.hub import Hub
+from tests.upstream import DATA_DIR
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec(smollm2.PACKAGE) is None,
@@ -97,10 +97,9 @@ def target() -> TransformersTarget:
 @pytest.fixture(scope="module")
 def greedy(target: TransformersTarget) -> Mapping[str, tuple[list[int], tuple[int, ...]]]:
     """One prompt of each task and 32 tokens of ``ar_loop``."""
-    place = os.environ.get("HARNESS_DATA_DIR")
     answers = {}
     for name in TASKS:
-        [prompt] = registry.load("tasks", name).load(Path(place) if place else None, 1).prompts
+        [prompt] = registry.load("tasks", name).load(DATA_DIR, 1).prompts
         ids = target.encode_chat([{"role": "user", "content": prompt.turns[0]}])
         done = generate(target, NoDrafter(), ids, sampling=Sampling(), max_new_tokens=32)
         answers[name] = (ids, done.new_tokens)

@@ -136,3 +136,16 @@ def test_entry_points_join_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "their_objective" in table("drafters")
     with pytest.raises(UserError, match="target 'qwen' is registered twice"):
         table("targets")
+
+
+def test_a_policy_named_as_a_drafter_is_told_apart() -> None:
+    with pytest.raises(UserError, match=r"d2sd is a policy.*combined\+d2sd"):
+        registry.resolve("drafters", "d2sd")
+    with pytest.raises(UserError, match=r"ngram is a drafter.*ngram\+POLICY"):
+        registry.resolve("policies", "ngram")
+
+
+def test_a_command_that_is_proposed_loads_the_same_plug_ins(toy_plugin: Path) -> None:
+    assert registry.plugin_flags() == ""
+    registry.load_plugin(toy_plugin)
+    assert registry.plugin_flags() == f" --plugin {toy_plugin}"

@@ -74,8 +74,8 @@ def copy(directory: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+def fresh_cache(own_cache: Path) -> None:
+    """Each test finds the cache empty."""
 
 
 def options(**kwargs: Any) -> TargetOptions:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -23,6 +22,7 @@ from tasks.base import PromptSet
 from tasks.gsm8k import normalise_number
 from tasks.row_task import RowTask
 from tasks.rows import Row
+from tests.upstream import DATA_DIR
 
 NUM_ROWS = {
     "mt_bench": 80,
@@ -33,9 +33,7 @@ NUM_ROWS = {
     "alpaca": 400,
 }
 
-needs_data = pytest.mark.skipif(
-    "HARNESS_DATA_DIR" not in os.environ, reason="HARNESS_DATA_DIR names no data directory"
-)
+needs_data = pytest.mark.skipif(DATA_DIR is None, reason="HARNESS_DATA_DIR names no data directory")
 
 
 def task(name: str) -> RowTask:
@@ -329,7 +327,7 @@ def test_importing_the_tasks_imports_nothing_heavy() -> None:
 @needs_data
 @pytest.mark.parametrize("name", TASKS)
 def test_upstream_files_are_read_whole(name: str) -> None:
-    found = task(name).load(Path(os.environ["HARNESS_DATA_DIR"]), None)
+    found = task(name).load(DATA_DIR, None)
     assert found.source.num_rows == len(found.prompts) == NUM_ROWS[name]
     assert all(turn.strip() for prompt in found.prompts for turn in prompt.turns)
     assert {prompt.task for prompt in found.prompts} == {name}
@@ -338,7 +336,7 @@ def test_upstream_files_are_read_whole(name: str) -> None:
 @needs_data
 @pytest.mark.parametrize("name", TASKS)
 def test_no_sample_is_a_benchmark_prompt(name: str) -> None:
-    benchmark = task(name).load(Path(os.environ["HARNESS_DATA_DIR"]), None)
+    benchmark = task(name).load(DATA_DIR, None)
     turns = {turn for prompt in benchmark.prompts for turn in prompt.turns}
     lines = (Path(__file__).parents[1] / f"tasks/samples/{name}.jsonl").read_text("utf-8")
     for index, line in enumerate(lines.splitlines()):

@@ -16,6 +16,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from harness import hub
 from harness.registry import resolve
 from tasks import TASKS, row_task
 from tasks.base import PromptSet
@@ -57,6 +58,7 @@ def answering(
     monkeypatch: pytest.MonkeyPatch, answer: Path | Exception, download: Exception | None = None
 ) -> FakeHub:
     fake = FakeHub(answer, download)
+    monkeypatch.setattr(hub, "is_reachable", lambda: True)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: fake)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     return fake

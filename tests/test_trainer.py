@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,8 +52,7 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+def one_thread(own_cache: Path) -> None:
     torch.set_num_threads(1)
 
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +27,9 @@ from harness.cli import main
 from harness.errors import UserError
 from tasks.hub import HUB, HubFiles, Snapshot
 from tests.tiny_model import write_model
+from tests.upstream import DATA_DIR
 
 SAMPLES = Path(__file__).parents[1] / "tasks/samples"
-DATA_DIR = os.environ.get("HARNESS_DATA_DIR")
 COMMITS = {files.repo: str(number) * 40 for number, files in enumerate(prompts.HUB_FILES, start=1)}
 DOLLY = [
     {"instruction": "Name a tree.", "context": "", "response": "Oak", "category": "open_qa"},
@@ -58,8 +57,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_CACHE_DIR", str(tmp_path / "cache"))
+def one_thread(own_cache: Path) -> None:
     torch.set_num_threads(1)
 
 
@@ -313,4 +311,4 @@ def test_own_prompts_are_none_of_the_samples() -> None:
 @pytest.mark.skipif(DATA_DIR is None, reason="HARNESS_DATA_DIR is not set")
 def test_own_prompts_are_none_of_the_benchmarks() -> None:
     assert DATA_DIR is not None
-    assert_apart(benchmark_texts(Path(DATA_DIR)))
+    assert_apart(benchmark_texts(DATA_DIR))

@@ -30,6 +30,7 @@ from drafters.block_diffusion.checkpoint_files import (
 from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
+from harness.registry import plugin_flags
 from harness.user_cache import user_cache
 from harness.whole_file import whole_directory, write_json
 from targets.base import Target
@@ -123,8 +124,8 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
         raise UserError("dflash needs a checkpoint: --drafter dflash=PATH or dflash=OWNER/NAME.")
     raise MissingCheckpoint(
         f"no {drafter_name} drafter has been trained for target {target_name}; run "
-        f"`python -m harness train --drafter {drafter_name} --target {target_name}`, "
-        "or add --train-if-missing.",
+        f"`python -m harness train --drafter {drafter_name} --target {target_name}"
+        f"{plugin_flags()}`, or add --train-if-missing.",
         drafter_name,
     )
 

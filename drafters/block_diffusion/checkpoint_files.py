@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from harness import hub
 from harness.errors import UserError
 from harness.run_facts import TrainingFacts
 from harness.typed_json import parse_json, typed
@@ -144,11 +145,13 @@ def _download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
         raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
     from huggingface_hub import snapshot_download
 
+    cached = not hub.is_reachable()
     try:
-        path = snapshot_download(location, allow_patterns=list(patterns))
+        path = snapshot_download(location, allow_patterns=list(patterns), local_files_only=cached)
     except Exception as error:
         raise UserError(
             f"drafter {location} is neither a directory nor to be had from the hub "
-            f"({type(error).__name__}); check the name and the network, or give a directory."
+            f"({'which cannot be reached' if cached else type(error).__name__}); check the name "
+            "and the network, or give a directory."
         ) from error
     return Path(path), Path(path).name

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from harness.said import SAID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +18,14 @@ class TrainConfig:
     ``all``: the five objectives."""
     target: str = "smollm2"
     """Target to train for: a name in the table, a local directory or a hub id."""
-    data: Path | None = None
+    data: Annotated[Path | None, SAID] = None
     """JSONL file or directory of prompts, or a corpus that ``harness data`` built.
     By default Dolly and GSM8K's training split from the hub, else the project's own few prompts."""
     responses: Literal["target", "reference"] = "target"
     """Train on the target's responses, or on the answers that came with the prompts of a corpus."""
-    output_dir: Path | None = None
+    output_dir: Annotated[Path | None, SAID] = None
     """Where checkpoints go, one directory a variant; default: the user cache."""
-    start_from: Path | None = None
+    start_from: Annotated[Path | None, SAID] = None
     """Checkpoint to go on from, or a directory with one for each variant by its name; by default
     the target's last layers."""
     steps: int = 1600
@@ -32,7 +34,7 @@ class TrainConfig:
     """Seed of initial weights, data order and anchors, the same for every variant."""
     batch_size: int = 4
     """Sequences a step."""
-    micro_batch: int | None = None
+    micro_batch: Annotated[int | None, SAID] = None
     """Most sequences a process works on at once; a step of more is taken in several passes, whose
     gradients add up. By default all of a step."""
     num_anchors: int = 24
@@ -52,7 +54,7 @@ class TrainConfig:
     train_vocab_size: int = 8192
     """Softmax over this many of the most frequent response tokens, in training; 0 takes the
     target's whole vocabulary. Drafting uses all of it unless ``--draft-vocab trained``."""
-    max_prompts: int | None = None
+    max_prompts: Annotated[int | None, SAID] = None
     """Use only so many prompts, in a stable pseudo-random order."""
     max_new_tokens: int = 224
     """Length limit of the responses that are generated here."""
@@ -65,7 +67,7 @@ class TrainConfig:
     """Compute type; master weights and optimiser state are float32."""
     device: str = "auto"
     """``cpu``, ``cuda`` or ``auto``. A target too large for one GPU is spread over several."""
-    revision: str | None = None
+    revision: Annotated[str | None, SAID] = None
     """Hub revision of the target."""
     save_every: int = 100
     """Steps between resumable snapshots."""
