@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from drafters import adl, cps
 from drafters.diffusion_lm.drafter import build as build_dlm
+from drafters.diffusion_lm.drafter import check
+
+__all__ = ["build", "check"]
 from drafters.options import DrafterOptions, PolicyOptions
 from targets.base import Target
 

@@ -48,16 +48,22 @@ class CausalNetwork(Protocol):
         """Probabilities ``[n, V']`` over the target's whole vocabulary, ``[n, V]``."""
 
 
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    if options.argument is None:
+        raise UserError(
+            "draft_model needs a model: --drafter draft_model=PATH or draft_model=OWNER/NAME."
+        )
+
+
 def build(target: Target, options: DrafterOptions) -> DraftModelDrafter:
     """A drafter around any causal language model with the target's tokenizer.
 
     Raises:
         UserError: no model was named, it cannot be loaded, or its tokens are others.
     """
-    if options.argument is None:
-        raise UserError(
-            "draft_model needs a model: --drafter draft_model=PATH or draft_model=OWNER/NAME."
-        )
+    check(options, target.name)
+    assert options.argument is not None
     wanted = TargetOptions(
         name=options.argument,
         dtype=str(target.dtype).removeprefix("torch."),

@@ -21,16 +21,21 @@ DEFAULT_BLOCK_SIZE = 8
 LONGEST_NGRAM = 3
 
 
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    if options.argument is not None:
+        raise UserError(
+            f"ngram takes no argument; write ngram instead of ngram={options.argument}."
+        )
+
+
 def build(target: Target, options: DrafterOptions) -> NgramDrafter:
     """Prompt lookup with blocks of ``options.block_size`` tokens.
 
     Raises:
         UserError: an argument, a sampled draft, or a block without room for a draft token.
     """
-    if options.argument is not None:
-        raise UserError(
-            f"ngram takes no argument; write ngram instead of ngram={options.argument}."
-        )
+    check(options, target.name)
     if options.draft == "sample":
         raise UserError(
             "ngram looks its draft up and cannot sample it; leave draft at None or argmax."

@@ -21,18 +21,28 @@ from targets.base import Target
 DEFAULT_BLOCK_SIZE = 8
 
 
-def build(target: Target, options: DrafterOptions) -> SyntheticDrafter:
-    """``synthetic=RATE``: the probability that a draft token is the answer's own.
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    _rate(options)
 
-    Raises:
-        UserError: no rate in [0, 1], a sampled draft, or a block without room for a draft token.
-    """
+
+def _rate(options: DrafterOptions) -> float:
     try:
         rate = float(options.argument or "")
     except ValueError:
         rate = -1.0
     if not 0 <= rate <= 1:
         raise UserError("synthetic needs a rate between 0 and 1; write for example synthetic=0.8.")
+    return rate
+
+
+def build(target: Target, options: DrafterOptions) -> SyntheticDrafter:
+    """``synthetic=RATE``: the probability that a draft token is the answer's own.
+
+    Raises:
+        UserError: no rate in [0, 1], a sampled draft, or a block without room for a draft token.
+    """
+    rate = _rate(options)
     if options.draft == "sample":
         raise UserError(
             "synthetic has no distribution to sample from; leave draft at None or argmax."

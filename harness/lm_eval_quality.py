@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drafters.build import require_names
+from drafters.build import check_drafter
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import QualityConfig
@@ -176,9 +176,9 @@ def _methods(config: QualityConfig) -> dict[str, str]:
     methods = {BASELINE: BASELINE}
     for text in config.drafter:
         options = DrafterOptions.parse(text)
-        require_names(options)
         if options.method in methods:
             raise UserError(f"method {options.method!r} is asked for twice; label one: NAME@LABEL.")
+        check_drafter(options, config.target)
         methods[options.method] = text
     return methods
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from drafters.build import require_names
+from drafters.build import check_drafter
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import BASELINES, RunConfig
@@ -60,13 +60,13 @@ def make_plan(config: RunConfig) -> Plan:
         )
         for text in config.drafter
     )
-    for options in drafters:
-        require_names(options)
     for name in config.baseline:
         if name not in BASELINES:
             raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")
     _require_distinct((*config.baseline, *(options.method for options in drafters)))
     _require_target(config.target)
+    for options in drafters:
+        _require_drafter(options, config)
     device = resolve_device(config.device)
     limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
     return Plan(
@@ -122,6 +122,17 @@ def _require_distinct(methods: tuple[str, ...]) -> None:
     for name in methods:
         if methods.count(name) > 1:
             raise UserError(f"method {name!r} is asked for twice; label one: {name}@LABEL.")
+
+
+def _require_drafter(options: DrafterOptions, config: RunConfig) -> None:
+    """Names, settings and checkpoints; what is to be trained first need not be there."""
+    from drafters.block_diffusion.checkpoint import MissingCheckpoint
+
+    try:
+        check_drafter(options, config.target)
+    except MissingCheckpoint:
+        if not config.train_if_missing:
+            raise
 
 
 def _require_target(name: str) -> None:

@@ -305,3 +305,42 @@ def test_help_names_policies_and_no_default_that_its_sentence_has(
         assert "default: None" not in words, command
         if command in ("run", "quality"):
             assert "NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT]" in words
+
+
+@pytest.mark.parametrize(
+    ("drafter", "sentence"),
+    (
+        ("uniform+ddtree:bugdet=5", "policy ddtree has no setting 'bugdet'; did you mean budget?"),
+        ("uniform+ddtree:budget=none", "policy ddtree: budget must be a whole number"),
+        ("dflash", "dflash needs a checkpoint"),
+        ("dflash=/nowhere/at/all", "there is no drafter directory /nowhere/at/all"),
+        ("combined=tests", "tests holds no config.json"),
+        ("dpace", "no dpace drafter has been trained for target smollm2"),
+        ("draft_model", "draft_model needs a model"),
+        ("synthetic=2", "synthetic needs a rate between 0 and 1"),
+        ("ngram=5", "ngram takes no argument"),
+        ("d2sd", "d2sd is a policy"),
+    ),
+)
+@pytest.mark.parametrize("dry", (("--dry-run",), ()))
+def test_what_cannot_be_built_is_said_before_weights_are_loaded(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    dry: tuple[str, ...],
+    drafter: str,
+    sentence: str,
+) -> None:
+    def load(_: object) -> None:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr("targets.load.load_target", load)
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert sentence in refused(capsys, "run", "--drafter", drafter, "--tasks", "gsm8k", *dry)
+
+
+def test_a_dry_run_lets_pass_what_will_be_trained_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags = ("--drafter", "dpace", "--tasks", "gsm8k", "--dry-run", "--train-if-missing")
+    assert main(["run", *flags]) == 0
+    assert "dpace" in capsys.readouterr().out

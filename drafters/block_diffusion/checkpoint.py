@@ -26,6 +26,7 @@ from drafters.block_diffusion.checkpoint_files import (
     read_training,
     read_vocabulary,
     read_weights,
+    require_hub_id,
 )
 from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
@@ -128,6 +129,20 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
         f"{plugin_flags()}`, or add --train-if-missing.",
         drafter_name,
     )
+
+
+def check(name: str, argument: str | None, target_name: str) -> None:
+    """As `find`, and a directory must hold a ``config.json``; nothing is downloaded.
+
+    Raises:
+        MissingCheckpoint: as `find`.
+        UserError: as `find`, or there is no checkpoint where one was named.
+    """
+    location = find(name, argument, target_name)
+    if not Path(location).is_dir():
+        require_hub_id(location)
+    elif not (Path(location) / "config.json").is_file():
+        raise UserError(f"{location} holds no config.json; name the directory of a checkpoint.")
 
 
 def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:

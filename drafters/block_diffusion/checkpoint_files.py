@@ -139,10 +139,19 @@ def misfits(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, torch.Ten
     return wrong
 
 
-def _download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
-    """Files of a hub repository: their directory and the commit."""
+def require_hub_id(location: str) -> None:
+    """Tell a mistyped directory from a hub id, ``owner/name``.
+
+    Raises:
+        UserError: it cannot be one.
+    """
     if location.count("/") != 1 or location.startswith((".", "/", "~")):
         raise UserError(f"there is no drafter directory {location}; give a directory or a hub id.")
+
+
+def _download(location: str, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Files of a hub repository: their directory and the commit."""
+    require_hub_id(location)
     from huggingface_hub import snapshot_download
 
     cached = not hub.is_reachable()

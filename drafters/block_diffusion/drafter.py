@@ -24,6 +24,11 @@ from targets.packed import can_pack, pack_linear_layers
 from targets.transformers_lm import TransformersTarget
 
 
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    checkpoint.check(options.name, options.argument, target_name)
+
+
 def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
     """The drafter of a checkpoint: the path or hub id given, or the one trained for ``target``.
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from drafters.base import Marginals, Proposal
+from drafters.block_diffusion.checkpoint import check as require_checkpoint
 from drafters.block_diffusion.checkpoint import find
 from drafters.diffusion_lm import checkpoint
 from drafters.diffusion_lm.denoiser import Denoiser
@@ -28,6 +29,11 @@ from harness.sampling import Sampling
 from harness.verify import Verdict, best_tokens
 from targets.base import Target
 from targets.transformers_lm import TransformersTarget
+
+
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    require_checkpoint(checkpoint.NAME, options.argument, target_name)
 
 
 def build(target: Target, options: DrafterOptions) -> DiffusionDrafter:

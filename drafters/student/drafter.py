@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from drafters.block_diffusion.checkpoint import check as require_checkpoint
 from drafters.block_diffusion.checkpoint import find
 from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.draft_model import DraftModelDrafter, drafter_of
@@ -16,6 +17,11 @@ from targets.base import Target
 from targets.packed import can_pack, pack_linear_layers
 from targets.scales import measured_scales
 from targets.transformers_lm import TransformersTarget
+
+
+def check(options: DrafterOptions, target_name: str) -> None:
+    """See `drafters.build.check_drafter`."""
+    require_checkpoint(options.name, options.argument, target_name)
 
 
 def build(target: Target, options: DrafterOptions) -> DraftModelDrafter:
