@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Never, Self
 
 from tqdm import tqdm
+
+LINE_EVERY_S = 30.0
+"""Between two lines of a run whose stderr is a file."""
 
 
 def say(line: str) -> None:
@@ -21,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """A bar with rate and time left; silent where stderr is no terminal."""
+    """A bar with rate and time left; where stderr is no terminal, a line every half minute."""
 
     def __init__(self, total: int, what: str | None = None, *, shown: bool = True) -> None:
         self._bar: tqdm[Never] = tqdm(
@@ -31,11 +35,20 @@ class Progress:
             file=sys.stderr,
             disable=not (shown and sys.stderr.isatty()),
         )
+        self._what, self._total, self._done = what or "answers", total, 0
+        self._lines = shown and not sys.stderr.isatty()
+        self._began = self._last = time.monotonic()
 
     def step(self, what: str) -> None:
         """One more answer, by method and task."""
         self._bar.set_postfix_str(what, refresh=False)
         self._bar.update()
+        self._done += 1
+        now = time.monotonic()
+        if self._lines and now - self._last >= LINE_EVERY_S:
+            self._last = now
+            left_s = (now - self._began) / self._done * (self._total - self._done)
+            say(f"{self._what}  {self._done} of {self._total}, about {duration(left_s)} left")
 
     def __enter__(self) -> Self:
         return self
