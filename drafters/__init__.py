@@ -39,5 +39,7 @@ POLICIES: dict[str, Entry] = {
     "cps": Entry("drafters.cps:build", "the likeliest path by marginals and a 3-gram model"),
     "adl": Entry("drafters.adl:build", "drafts as long as drafts were and were accepted"),
     "ddtree": Entry("drafters.ddtree:build", "one tree of a draft's likeliest prefixes"),
-    "self_selection": Entry("drafters.self_selection:build", "sampled chains, the target's pick"),
+    "self_selection": Entry(
+        "drafters.self_selection:build", "several chains sampled from one draft"
+    ),
 }

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from harness.sampling import Sampling
     from harness.verify import Verdict
 
-Rule = Literal["rejection", "match", "select"]
-RULES: tuple[Rule, ...] = ("rejection", "match", "select")
+Rule = Literal["rejection", "match", "multi_round", "select"]
+RULES: tuple[Rule, ...] = ("rejection", "match", "multi_round", "select")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,20 @@ class Proposal:
         tokens: ``[n]`` int64, on the target's device; n may be 0.
         parents: for each node the index of its parent, -1 for a child of the pending token;
             a parent comes before its children, and siblings carry distinct tokens.
-        rule: ``rejection`` (a chain truly sampled from `q`), ``match`` (anything else) or
-            ``select`` (several sampled chains).
-        q: ``[n, V]`` float32, the distribution each token was drawn from, after temperature,
-            top-k and top-p; given for ``rejection`` only.
+        rule: ``rejection`` (a chain truly sampled from `q`), ``multi_round`` (several chains truly
+            sampled from `q`), ``match`` (anything else) or ``select`` (any several chains).
+        q: ``[d, V]`` float32, row i the distribution that every token of depth i + 1 was drawn
+            from, after temperature, top-k and top-p; d is the depth of the chains. Given for
+            ``rejection`` and ``multi_round`` only.
+        chains: for ``multi_round`` only, the nodes of every chain from the root down, in the order
+            drawn; a chain drawn twice stands there twice, and all are equally long.
     """
 
     tokens: torch.Tensor
     parents: tuple[int, ...]
     rule: Rule = "match"
     q: torch.Tensor | None = None
+    chains: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.parents)
@@ -43,16 +47,31 @@ class Proposal:
             raise ValueError("a node's parent must be -1 or an earlier node")
         if self.rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, not {self.rule!r}")
-        if (self.q is not None) != (self.rule == "rejection"):
-            raise ValueError("q goes with the rule rejection, and with no other")
-        if self.q is not None and self.q.shape[0] != n:
-            raise ValueError(f"q has {self.q.shape[0]} rows for {n} tokens")
+        if (self.q is not None) != (self.rule in ("rejection", "multi_round")):
+            raise ValueError("q goes with the rules rejection and multi_round, and with no other")
+        if self.q is not None and self.q.shape[0] != (depth := max(self.depths(), default=0)):
+            raise ValueError(f"q has {self.q.shape[0]} rows for a depth of {depth}")
         if self.rule == "rejection" and not self.is_chain:
             raise ValueError("the rule rejection takes a chain")
+        self._check_chains()
         if not self.is_chain:
             edges = list(zip(self.parents, self.tokens.tolist(), strict=True))
             if len(set(edges)) != n:
                 raise ValueError("siblings must carry distinct tokens")
+
+    def _check_chains(self) -> None:
+        """Drawn chains are root-to-leaf paths of one length, and leave no node out."""
+        if self.rule != "multi_round":
+            if self.chains:
+                raise ValueError("chains go with the rule multi_round, and with no other")
+            return
+        for chain in self.chains:
+            if [self.parents[node] for node in chain] != [-1, *chain[:-1]]:
+                raise ValueError(f"the nodes {chain} are no chain from the root down")
+        if {node for chain in self.chains for node in chain} != set(range(len(self.parents))):
+            raise ValueError("every node must be on one of the chains")
+        if len({len(chain) for chain in self.chains}) > 1:
+            raise ValueError("chains must be equally long")
 
     @classmethod
     def chain(cls, tokens: torch.Tensor, q: torch.Tensor | None = None) -> Proposal:
@@ -133,6 +152,12 @@ class Marginals:
     def token_ids(self, columns: torch.Tensor) -> torch.Tensor:
         """Tokens of columns of ``logits``; any shape."""
         return columns if self.vocabulary is None else self.vocabulary[columns]
+
+    def widened(self, q: torch.Tensor, vocab_size: int) -> torch.Tensor:
+        """Probabilities ``[n, V']`` of the columns as ``[n, V]``, zero for any other token."""
+        if self.vocabulary is None:
+            return q
+        return q.new_zeros(q.shape[0], vocab_size).index_copy_(1, self.vocabulary, q)
 
 
 @runtime_checkable

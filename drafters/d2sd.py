@@ -12,7 +12,7 @@ Shapes: n draft positions, B branches, V' columns of the first drafter's margina
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,14 +38,20 @@ class Settings:
     """Branches."""
     second: str = "vp"
     """Drafter of the branches: a name, or a directory or hub id (anything with a slash)."""
+    second_block_size: int = 0
+    """Tokens of the second drafter's block, the pending one included; 0 takes the first one's."""
     resample: bool = False
-    """Draw the branches from the first drafter's marginals instead; there is no second drafter."""
+    """Draw whole chains from the first drafter's marginals instead; there is no second drafter."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {self.top_k}")
-        if self.resample and self.second != "vp":
-            raise ValueError("resample=on leaves no second drafter; give one of the two")
+        if self.second_block_size < 0:
+            raise ValueError(f"second_block_size must be 0 or more, not {self.second_block_size}")
+        if self.resample and (self.second != "vp" or self.second_block_size):
+            raise ValueError(
+                "resample=on leaves no second drafter; give it, or second and second_block_size"
+            )
 
 
 def build(
@@ -63,15 +69,25 @@ def build(
             "d2sd starts from the argmax chain and cannot sample it; leave draft at None or argmax."
         )
     first = require_marginals(inner, options, policy)
-    second = None if settings.resample else _second(first, target, options, settings.second)
+    second = None
+    if not settings.resample:
+        own = first.max_nodes + 1
+        settings = replace(settings, second_block_size=settings.second_block_size or own)
+        if settings.second_block_size < own:
+            raise UserError(
+                f"policy {policy}: second_block_size must be at least the first drafter's block "
+                f"size, {own}, not {settings.second_block_size}."
+            )
+        second = _second(first, target, options, settings)
     made = D2SDDrafter(first, second, settings.top_k, target.device)
     return recorded(made, policy, asdict(settings))
 
 
 def _second(
-    first: MarginalDrafter, target: Target, options: DrafterOptions, asked: str
+    first: MarginalDrafter, target: Target, options: DrafterOptions, settings: Settings
 ) -> BlockDiffusionDrafter:
-    """The second drafter, in blocks as deep as the first one's."""
+    """The second drafter, in blocks of the size that ``settings`` say."""
+    asked = settings.second
     name, argument = ("vp", asked) if "/" in asked else (asked, None)
     if registry.resolve("drafters", name).path != registry.BLOCK_DIFFUSION:
         raise UserError(
@@ -83,7 +99,7 @@ def _second(
         DrafterOptions(
             name=name,
             argument=argument,
-            block_size=first.max_nodes + 1,
+            block_size=settings.second_block_size,
             draft_vocab=options.draft_vocab,
         ),
     )
@@ -103,10 +119,11 @@ def _second(
 class D2SDDrafter(Policy):
     """See `drafters.base.Drafter`; proposes a chain and its branches as one tree.
 
-    Confidences are those of the draft itself, at temperature 1, whatever the run's. Without a
-    second drafter (the paper's ablation) a branch is drawn from the same marginals, at temperature
-    1 too: where it leaves the chain the chain's own token is left out, since the branch is for the
-    case that it is refused; every position behind is drawn by itself.
+    Confidences are those of the draft itself, at temperature 1, whatever the run's. A second
+    drafter with longer blocks also goes on behind the whole chain, as the authors' code does for
+    ``--block-size-2``. Without a second drafter the branches are K whole chains, drawn from the
+    first one's marginals at temperature 1 from the first position on: what the paper's Section 4.3
+    (Table 5) compares the second drafter with.
     """
 
     def __init__(
@@ -119,8 +136,12 @@ class D2SDDrafter(Policy):
         super().__init__(first)
         self.draft: Literal["argmax", "sample"] = "sample" if second is None else "argmax"
         depth = first.max_nodes
-        self.max_nodes = depth + sum(depth - kept for kept in range(min(top_k, depth)))
-        if second is not None:
+        self._longer = second is not None and second.max_nodes > depth
+        if second is None:
+            self.max_nodes = (1 + top_k) * depth
+        else:
+            deepest = second.max_nodes
+            self.max_nodes = deepest + sum(deepest - kept for kept in range(min(top_k, depth)))
             self.checkpoint = {**(self.checkpoint or {}), "second": second.checkpoint}
         self._second = second
         self._top_k = top_k
@@ -151,16 +172,22 @@ class D2SDDrafter(Policy):
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
         """The argmax chain, and a branch from each of its likeliest ends."""
         found = self.inner.marginals(prefix_ids, pending, budget)
-        columns = best_tokens(found.logits)
-        chain = found.token_ids(columns)
-        confidences = found.logits.float().softmax(-1).amax(-1)
-        posterior = rejection_posterior(confidences)
-        kept = posterior.topk(min(self._top_k, len(posterior))).indices
+        chain = found.token_ids(best_tokens(found.logits))
         if self._second is None:
-            branches = resampled(found, columns, kept, self._generator)
+            drawn = whole_chains(found, self._top_k, self._generator)
+            chains = torch.cat((chain[None], drawn))
         else:
-            branches = self._second.continuations(prefix_ids, pending, chain, kept)
-        tokens, parents = merged(torch.cat((chain[None], branches)).tolist())
+            confidences = found.logits.float().softmax(-1).amax(-1)
+            posterior = rejection_posterior(confidences)
+            kept = posterior.topk(min(self._top_k, len(posterior))).indices
+            missing = min(self._second.max_nodes, budget) - len(chain) if self._longer else 0
+            if missing > 0:
+                kept = torch.cat((kept.new_full((1,), len(chain)), kept))
+            shown = torch.nn.functional.pad(chain, (0, missing))
+            branches = self._second.continuations(prefix_ids, pending, shown, kept)
+            # A branch that keeps the whole chain stands for it.
+            chains = branches if missing else torch.cat((chain[None], branches))
+        tokens, parents, _ = merged(chains.tolist())
         return Proposal(torch.tensor(tokens, dtype=torch.int64, device=self._device), parents)
 
 
@@ -175,23 +202,14 @@ def rejection_posterior(confidences: torch.Tensor) -> torch.Tensor:
     return before * (1 - confidences)
 
 
-def resampled(
-    found: Marginals, columns: torch.Tensor, kept: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Branches ``[B, n]`` of a chain, drawn from its own marginals.
+def whole_chains(found: Marginals, count: int, generator: torch.Generator) -> torch.Tensor:
+    """``[count, n]`` chains drawn from marginals, each position of each by itself.
 
     Args:
         found: the marginals.
-        columns: ``[n]``, the chain's columns in them.
-        kept: ``[B]``, how many tokens of the chain each branch keeps; below n.
+        count: chains.
         generator: on the same device.
     """
-    logits = found.logits.float()
-    drawn = torch.multinomial(
-        logits.softmax(-1), kept.shape[0], replacement=True, generator=generator
-    ).T
-    without = logits.scatter(1, columns[:, None], float("-inf")).softmax(-1)
-    instead = torch.multinomial(without[kept], 1, generator=generator)
-    places = torch.arange(columns.shape[0], device=kept.device)
-    drawn = torch.where(places == kept[:, None], instead, drawn)
-    return found.token_ids(torch.where(places < kept[:, None], columns, drawn))
+    chances = found.logits.float().softmax(-1)
+    drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
+    return found.token_ids(drawn).T

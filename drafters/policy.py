@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -82,11 +82,23 @@ def require_marginals(
     )
 
 
-def merged(chains: Sequence[Sequence[int]]) -> tuple[list[int], tuple[int, ...]]:
-    """Tokens and parents of the tree whose paths are ``chains`` and their beginnings."""
+class Merged(NamedTuple):
+    """Chains as one tree, shared beginnings once."""
+
+    tokens: list[int]
+    parents: tuple[int, ...]
+    chains: tuple[tuple[int, ...], ...]
+    """Nodes of each chain, in the order given."""
+
+
+def merged(chains: Sequence[Sequence[int]]) -> Merged:
+    """The tree whose paths are ``chains`` and their beginnings."""
     nodes: dict[tuple[int, int], int] = {}
+    paths = []
     for chain in chains:
-        node = -1
+        path = [-1]
         for token in chain:
-            node = nodes.setdefault((node, token), len(nodes))
-    return [token for _, token in nodes], tuple(parent for parent, _ in nodes)
+            path.append(nodes.setdefault((path[-1], token), len(nodes)))
+        paths.append(tuple(path[1:]))
+    tokens = [token for _, token in nodes]
+    return Merged(tokens, tuple(parent for parent, _ in nodes), tuple(paths))

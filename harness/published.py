@@ -13,7 +13,9 @@ from harness.records import Generation
 
 
 def tau_uncut(generations: Sequence[Generation]) -> float:
-    """`harness.metrics.tau` before the last round is cut at stop and limit: Spec-Bench's.
+    """`harness.metrics.tau` before the last round is cut at stop and limit.
+
+    Spec-Bench's, where answers end at a stop token; see `tau_macro_uncut` for the others.
 
     Raises:
         NoData: no generation has rounds.
@@ -22,7 +24,11 @@ def tau_uncut(generations: Sequence[Generation]) -> float:
 
 
 def tau_macro_uncut(generations: Sequence[Generation]) -> float:
-    """`harness.metrics.tau_macro` before that cut, as DFlash-family papers print it.
+    """`harness.metrics.tau_macro` before that cut.
+
+    What DFlash-family papers print, where answers end at a stop token. At the length limit their
+    loops draft whole blocks, where ours is offered no deeper than the limit, and may run one round
+    more: 2.070 for our 2.037 on equal tokens at a limit of 32, 1.902 for 1.891 at 128.
 
     Raises:
         NoData: no generation has rounds.

@@ -37,7 +37,7 @@ class Verdict:
 def verify(
     logits: torch.Tensor, proposal: Proposal, sampling: Sampling, generator: torch.Generator
 ) -> Verdict:
-    """Apply the proposal's rule; greedy, the three rules are one and only the argmax is taken.
+    """Apply the proposal's rule; greedy, all rules are one and only the argmax is taken.
 
     Args:
         logits: ``[1 + n, V]``, the pending token's row and one for each node.
@@ -50,6 +50,8 @@ def verify(
     p = sampling.probs(logits)
     if proposal.rule == "rejection" and proposal.q is not None and proposal.parents:
         return _reject(p, proposal.q, proposal.tokens, generator)
+    if proposal.rule == "multi_round" and proposal.q is not None and proposal.parents:
+        return _multi_round(p, proposal.q, proposal, generator)
     if proposal.rule == "select" and proposal.parents:
         return _select(p, proposal, generator)
     return _descend(torch.multinomial(p, 1, generator=generator)[:, 0], proposal)
@@ -98,6 +100,83 @@ def _reject(
     following = _draw_or((row - refused).clamp_(min=0), row, generator)
     count, next_token, *chain = torch.cat((accepted, following, tokens)).tolist()
     return Verdict(tuple(range(count)), tuple(chain[:count]), next_token)
+
+
+def _multi_round(
+    p: torch.Tensor, q: torch.Tensor, proposal: Proposal, generator: torch.Generator
+) -> Verdict:
+    """``multi_round``: at each node, try the drawn tokens one after another against a residual.
+
+    Sources: SpecInfer, arXiv 2305.09781, Algorithm 2; SpecTr, arXiv 2310.15141.
+
+    At a node, the chains that go through it are *alive*: m of them, k = 0 … m−1 in the order drawn.
+    With r_0 = p, the token x of chain k is accepted with chance min(1, r_k(x) / q(x)); refused, it
+    leaves r_{k+1} = norm(max(r_k - q, 0)) for the next. If all m are refused, r_m is drawn from.
+    After an accepted x the chains whose token it is stay alive, tried or not.
+
+    This keeps p. (1) The alive chains' tokens are m independent draws from q, whatever led here:
+    who is alive was decided by tokens of smaller depths and their coins, and positions are drawn
+    independently. (2) Given r_k, one draw x from q, accepted so and else replaced by a draw from
+    r_{k+1}, is distributed as r_k: that is Leviathan's rule. (3) So by induction from the last
+    chain back, what follows attempt k is distributed as r_k, and what follows the node as r_0 = p.
+    A token that was refused before has r_k(x) = 0 and is refused again for sure, yet its attempt
+    counts, as the order of attempts does: leaving repeats out would try tokens that are not drawn
+    from q. That is why a proposal keeps its chains beside the tree they share.
+
+    The residuals need no loop over the vocabulary's rows: r_k = max(p - a_k q, 0) / z_k with
+    a_0 = 0, z_k the sum of the numerator, and a_{k+1} = a_k + z_k.
+    """
+    tokens, depth = proposal.tokens, q.shape[0]
+    chains = torch.tensor(proposal.chains, device=p.device)
+    coins = torch.rand(depth, len(proposal.chains), generator=generator, device=p.device)
+    alive = torch.ones_like(chains[:, 0], dtype=torch.bool)
+    node = chains.new_full((1,), -1)
+    path, taken = [], []
+    for step in range(depth):
+        row = p.index_select(0, node + 1)[0]
+        drawn = tokens[chains[:, step]]
+        offsets, sums = _residuals(row, q[step], len(proposal.chains))
+        attempt = (alive.cumsum(0) - 1).clamp_(min=0)
+        given = q[step][drawn]
+        passed = alive & (
+            coins[step] * sums[attempt] * given < row[drawn] - offsets[attempt] * given
+        )
+        first = passed.long().argmax(0, keepdim=True)
+        # Where the walk has ended nobody is alive, and a refused attempt takes nothing from p.
+        taken.append(offsets.index_select(0, alive.sum(0, keepdim=True)))
+        alive = alive & passed.any() & (drawn == drawn.index_select(0, first))
+        node = torch.where(alive.any(), chains[:, step].index_select(0, first), node)
+        path.append(torch.where(alive.any(), node, -1))
+    nodes = torch.cat(path)
+    accepted = (nodes >= 0).sum(0, keepdim=True)
+    row = p.index_select(0, node + 1)[0]
+    # Past the last node nothing was tried: the bonus is drawn from p itself.
+    offset = torch.cat((*taken, p.new_zeros(1))).index_select(0, accepted)
+    left = row - offset * q.index_select(0, accepted.clamp(max=depth - 1))[0]
+    following = _draw_or(left.clamp_(min=0), row, generator)
+    count, next_token, *host = torch.cat((accepted, following, nodes, tokens)).tolist()
+    found, own = host[:count], host[depth:]
+    return Verdict(tuple(found), tuple(own[item] for item in found), next_token)
+
+
+def _residuals(
+    p: torch.Tensor, q: torch.Tensor, attempts: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``a`` and ``z``, ``[attempts + 1]`` each: after k refusals p is max(p - a_k q, 0) / z_k.
+
+    Args:
+        p: ``[V]``, sums to 1.
+        q: ``[V]``.
+        attempts: refusals at most.
+    """
+    offset = p.new_zeros(())
+    offsets, sums = [], []
+    for _ in range(attempts + 1):
+        rest = torch.addcmul(p, offset, q, value=-1).clamp_(min=0).sum()
+        offsets.append(offset)
+        sums.append(rest)
+        offset = offset + rest
+    return torch.stack(offsets), torch.stack(sums)
 
 
 def _select(p: torch.Tensor, proposal: Proposal, generator: torch.Generator) -> Verdict:

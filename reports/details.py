@@ -37,17 +37,17 @@ _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
     (Column(title="macro", group=_TAU, markdown="τ macro"), _value("tau_macro", form.ratio)),
     (
         Column(
-            title="pooled, uncut: as Spec-Bench prints it",
+            title="pooled, uncut",
             group=_TAU,
-            markdown="τ uncut (as Spec-Bench prints it)",
+            markdown="τ uncut",
         ),
         _value("tau_uncut", form.ratio),
     ),
     (
         Column(
-            title="macro, uncut: as DFlash prints it",
+            title="macro, uncut",
             group=_TAU,
-            markdown="τ macro uncut (as DFlash prints it)",
+            markdown="τ macro uncut",
         ),
         _value("tau_macro_uncut", form.ratio),
     ),

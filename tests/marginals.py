@@ -23,7 +23,8 @@ def put_over(inner: Any, text: str, device: str = "cpu") -> Any:
     options = DrafterOptions.parse(f"inner+{text}")
     [policy] = options.policies
     build = registry.resolve("policies", policy.name).load()
-    return build(inner, type("Device", (), {"device": device}), options, policy)
+    target = type("Bare", (), {"device": device, "vocab_size": toy.VOCAB})
+    return build(inner, target, options, policy)
 
 
 def watched(policy: Any, proposals: list[Proposal]) -> Any:

@@ -27,7 +27,7 @@ from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.block_diffusion.shared_head import SharedHead
 from drafters.block_diffusion.variant import block_loss, initial_model
 from drafters.build import build_drafter
-from drafters.d2sd import D2SDDrafter, rejection_posterior, resampled
+from drafters.d2sd import D2SDDrafter, rejection_posterior, whole_chains
 from drafters.options import DrafterOptions
 from harness import methods
 from harness.decode import generate
@@ -192,34 +192,54 @@ def test_a_branch_goes_on_with_the_best_tokens_behind_what_it_keeps(target, size
         drafter.continuations(range(12), 33, chain, kept)
 
 
-def test_resampled_branches_leave_the_chain_and_follow_its_marginals() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]])
+def test_without_a_second_drafter_whole_chains_are_drawn_from_the_first_position() -> None:
+    """Each position by itself, the argmax as likely as it is, and not bound to the chain."""
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0], [0.0, 0.5, 1.0, 0.0]])
     vocabulary = torch.tensor([4, 10, 11, 30])
-    columns = logits.argmax(-1)
-    generator = torch.Generator().manual_seed(0)
-    draws, kept = 4_000, torch.tensor([1, 0])
-    counts: list[Counter[int]] = [Counter() for _ in range(5)]
-    for _ in range(draws):
-        late, early = resampled(Marginals(logits, vocabulary), columns, kept, generator).tolist()
-        assert late[0] == 4
-        for place, token in enumerate((late[1], late[2], *early)):
-            counts[place][token] += 1
-    p = logits.softmax(-1)
-    without = p.scatter(1, columns[:, None], 0)
-    without = without / without.sum(-1, keepdim=True)
-    for seen, expected in zip(counts, (without[1], p[2], without[0], p[1], p[2]), strict=True):
-        for token, chance in zip(vocabulary.tolist(), expected.tolist(), strict=True):
-            assert seen[token] / draws == pytest.approx(chance, abs=0.035)
-            assert chance > 0 or not seen[token]
+    drawn = whole_chains(Marginals(logits, vocabulary), 4_000, torch.Generator().manual_seed(0))
+    counts = Counter(map(tuple, drawn.tolist()))
+    first, second = logits.softmax(-1)
+    for i, j in ((i, j) for i in range(4) for j in range(4)):
+        share = counts[int(vocabulary[i]), int(vocabulary[j])] / 4_000
+        assert share == pytest.approx(float(first[i] * second[j]), abs=0.03)
+
+    drafter = put_over(Given(torch.zeros(3, toy.VOCAB)), "d2sd:resample=on:top_k=2")
+    drafter.start(torch.tensor([0]), None, Sampling())
+    proposal = drafter.propose([], 0, 3)
+    assert proposal.tokens[:3].tolist() == [0, 0, 0]  # the argmax chain, the records' top path
+    assert len(proposal.parents) == drafter.max_nodes == 9
+    assert proposal.parents.count(-1) == 3
 
 
-def test_a_certain_chain_can_be_resampled() -> None:
-    """Where the other tokens' chances underflow they are still drawn from."""
-    logits = torch.tensor([[300.0, 0.0, 0.0], [300.0, 0.0, 1.0]])
-    found = resampled(
-        Marginals(logits), torch.tensor([0, 0]), torch.tensor([0, 1]), torch.Generator()
-    )
-    assert found[0, 0] in (1, 2) and found[1, 0] == 0 and found[1, 1] in (1, 2)
+@given(
+    depth=st.integers(1, 5),
+    longer=st.integers(1, 4),
+    top_k=st.integers(1, 6),
+    budget=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+)
+def test_a_longer_second_drafter_also_goes_on_behind_the_whole_chain(
+    depth: int, longer: int, top_k: int, budget: int, seed: int
+) -> None:
+    logits = 3 * torch.randn(depth, 4, generator=torch.Generator().manual_seed(seed))
+    second = Given(torch.zeros(depth + longer, 4))
+    drafter = D2SDDrafter(Given(logits), second, top_k, "cpu")
+    drafter.start(torch.tensor([1]), None, Sampling())
+    proposal = drafter.propose([], 0, budget)
+    count, deepest = min(depth, budget), min(depth + longer, budget)
+    chain = logits[:count].argmax(-1).tolist()
+    assert (second.kept[0] == count) == (deepest > count)
+    expected = {tuple(chain[:length]) for length in range(1, count + 1)}
+    for kept in second.kept:
+        branch = [*chain[:kept], *range(100 + kept, 100 + deepest)]
+        expected |= {tuple(branch[:length]) for length in range(1, deepest + 1)}
+    assert paths(proposal) == expected
+    assert proposal.tokens[:count].tolist() == chain
+    assert len(proposal.parents) <= drafter.max_nodes
+    # All of the likeliest ends are the first ones: as many nodes as can be.
+    full = count == depth and deepest == depth + longer
+    if full and sorted(second.kept) == [*range(min(top_k, depth)), depth]:
+        assert len(proposal.parents) == drafter.max_nodes
 
 
 def test_one_seed_draws_the_same_branches() -> None:
@@ -315,7 +335,7 @@ def noted(drafter: D2SDDrafter) -> tuple[list[Verdict], list[tuple[object, ...]]
     return verdicts, asked
 
 
-@pytest.mark.parametrize("settings", ("", ":top_k=2", ":resample=on"))
+@pytest.mark.parametrize("settings", ("", ":top_k=2", ":resample=on", ":second_block_size=9"))
 def test_greedy_output_is_the_targets(target, sequences, places, settings) -> None:
     drafter = built(target, places, settings)
     verdicts, _ = noted(drafter)
@@ -326,7 +346,10 @@ def test_greedy_output_is_the_targets(target, sequences, places, settings) -> No
             done = generate(target, drafter, prompt, sampling=Sampling(), max_new_tokens=limit)
             assert done.new_tokens == answer[:limit]
             rounds += [round_ for round_ in done.rounds if round_.nodes]
-    assert {item.accepted for item in rounds} == set(range(BLOCK))
+    longest = drafter.record["settings"]["second_block_size"] or BLOCK
+    assert longest == (9 if "size" in settings else BLOCK)
+    assert {item.accepted for item in rounds} >= set(range(BLOCK))
+    assert (max(item.accepted for item in rounds) >= BLOCK) == (longest > BLOCK)
     assert all(item.nodes <= drafter.max_nodes for item in rounds)
     # Paths that leave the first chain, whose nodes come first, and go on.
     left = [v for v in verdicts if v.path != tuple(range(v.accepted))]
@@ -477,6 +500,12 @@ def test_the_drafter_that_is_missing_is_the_one_that_is_trained(monkeypatch) -> 
         ("uniform+d2sd:second=ngram=HERE", "ngram cannot continue a block; second of policy d2sd"),
         ("uniform+d2sd:second=./nowhere=HERE", "there is no drafter directory ./nowhere"),
         ("uniform+d2sd:resample=on:second=focal=HERE", "resample=on leaves no second drafter"),
+        ("uniform+d2sd:resample=on:second_block_size=9=HERE", "resample=on leaves no second"),
+        (
+            "uniform+d2sd:second_block_size=5=HERE",
+            "must be at least the first drafter's block size, 6",
+        ),
+        ("uniform+d2sd:second_block_size=-1=HERE", "second_block_size must be 0 or more, not -1"),
         ("uniform+d2sd:resample=yes=HERE", "resample must be on or off, not 'yes'"),
     ],
 )

@@ -115,6 +115,7 @@ SAMPLED = {
     "ddtree:budget=5": test_verify.NUCLEUS,
     "self_selection:chains=3": test_verify.PLAIN,
     "self_selection:chains=8:temperature=0.7": test_verify.NUCLEUS,
+    "self_selection:chains=3:rule=select": test_verify.PLAIN,
 }
 
 
@@ -130,7 +131,7 @@ def test_a_rule_that_bends_the_distribution_is_caught(monkeypatch: pytest.Monkey
         return rule(logits, proposal, **how)
 
     monkeypatch.setattr(decode, "verify", coin)
-    counts = joint("self_selection:chains=8", test_verify.PLAIN, 1_500)
+    counts = joint("self_selection:chains=8:rule=select", test_verify.PLAIN, 1_500)
     assert test_verify.p_value(counts, test_verify.PLAIN) < test_verify.THRESHOLD
 
 
@@ -269,8 +270,9 @@ def test_exact_mode_refuses_the_trees(
         ("believer+ddtree:budget=0", "ddtree:budget=0: budget must be at least 1, not 0."),
         ("believer+ddtree:budget=many", "budget must be a whole number, not 'many'"),
         ("believer+ddtree:budgett=3", "has no setting 'budgett'; did you mean budget?"),
-        ("believer+self_selection:chains=9", "chains must be from 1 to 8, not 9"),
-        ("believer+self_selection:chains=0", "chains must be from 1 to 8, not 0"),
+        ("believer+self_selection:chains=257", "chains must be from 1 to 256, not 257"),
+        ("believer+self_selection:chains=0", "chains must be from 1 to 256, not 0"),
+        ("believer+self_selection:rule=best", "rule must be multi_round or select, not 'best'"),
         ("believer+self_selection:temperature=0", "temperature must be above 0 and finite"),
         ("believer+self_selection:temperature=nan", "temperature must be above 0 and finite"),
         ("believer+ddtre", "unknown policy 'ddtre'; did you mean ddtree?"),

@@ -24,8 +24,9 @@ PLAIN = Sampling(temperature=1.0)
 @given(chains=CHAINS)
 def test_chains_share_their_beginnings(chains: list[list[int]]) -> None:
     """Duplicates, and chains that another one begins with, need no node of their own."""
-    tokens, parents = merged(chains)
+    tokens, parents, nodes = merged(chains)
     found = paths(tokens, parents)
+    assert [found[chain[-1]] for chain in nodes] == [tuple(chain) for chain in chains]
     expected = {tuple(chain[:length]) for chain in chains for length in range(1, len(chain) + 1)}
     assert set(found) == expected and len(found) == len(expected)
     assert found[: len(chains[0])] == [
@@ -36,7 +37,7 @@ def test_chains_share_their_beginnings(chains: list[list[int]]) -> None:
 @given(chains=CHAINS, seed=st.integers(0, 1000))
 def test_the_target_takes_the_chain_it_expects_most_of(chains: list[list[int]], seed: int) -> None:
     """What is accepted is the beginning of a chain of the highest score, by the definition."""
-    tokens, parents = merged(chains)
+    tokens, parents, _ = merged(chains)
     p = torch.rand(1 + len(tokens), 4, generator=torch.Generator().manual_seed(seed))
     p = p / p.sum(-1, keepdim=True)
     node_of = {path: node for node, path in enumerate(paths(tokens, parents))}
@@ -65,7 +66,7 @@ def test_the_target_takes_the_chain_it_expects_most_of(chains: list[list[int]], 
 def test_a_greedy_target_goes_down_the_chain_that_matches_longest(
     chains: list[list[int]], seed: int
 ) -> None:
-    tokens, parents = merged(chains)
+    tokens, parents, _ = merged(chains)
     logits = torch.randn(1 + len(tokens), 3, generator=torch.Generator().manual_seed(seed))
     node_of = {path: node for node, path in enumerate(paths(tokens, parents))}
 
@@ -92,7 +93,7 @@ def test_every_chain_is_drawn_at_the_drafts_temperature() -> None:
     drafter.start(torch.tensor([0]), None, Sampling(temperature=0.3, seed=5))
     for _ in range(draws):
         proposal = drafter.propose([], 0, 2)
-        assert proposal.is_chain and proposal.rule == "select"
+        assert proposal.is_chain and proposal.rule == "multi_round"
         counts[tuple(proposal.tokens.tolist())] += 1
     first, second = (logits / 2).softmax(-1)
     for i, j in ((i, j) for i in range(3) for j in range(3)):

@@ -15,7 +15,8 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drafters.base import Proposal
+from drafters import policy
+from drafters.base import RULES, Proposal
 from harness.sampling import Sampling
 from harness.verify import Verdict, best_tokens, draw, verify
 
@@ -140,6 +141,23 @@ def sampled_tree() -> Draft:
     )
 
 
+@functools.cache
+def labelled_tree(
+    context: tuple[int, ...], chains: tuple[tuple[int, ...], ...], sampling: Sampling
+) -> Proposal:
+    tree = policy.merged(chains)
+    q = draft_q(context, sampling)
+    return Proposal(torch.tensor(tree.tokens), tree.parents, "multi_round", q, tree.chains)
+
+
+def labelled_chains(count: int, sampling: Sampling) -> Draft:
+    """As many chains sampled from q, which goes with them."""
+    chains = Chains(sampling)
+    return lambda context, generator: labelled_tree(
+        context[-2:], tuple(chains.next(context, generator) for _ in range(count)), sampling
+    )
+
+
 @torch.inference_mode()
 def sample_counts(rule: Rule, draft: Draft, sampling: Sampling, draws: int) -> Counter[Any]:
     """Joint counts of the first three tokens, written round by round as the loop does."""
@@ -183,14 +201,18 @@ RIGHT: dict[str, tuple[Draft, Sampling]] = {
     "match, chain": (argmax_chain, PLAIN),
     "match, tree": (tree, NUCLEUS),
     "select": (sampled_tree(), PLAIN),
+    "multi_round": (labelled_chains(4, PLAIN), PLAIN),
+    "multi_round, nucleus": (labelled_chains(3, NUCLEUS), NUCLEUS),
 }
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_the_joint_of_three_tokens_is_the_targets(name: str) -> None:
     draft, sampling = RIGHT[name]
-    counts = sample_counts(verify, draft, sampling, DRAWS)
-    assert sum(counts.values()) == DRAWS
+    # The exact law of multi_round is summed up in test_multi_round.py.
+    draws = 3_000 if "multi_round" in name else DRAWS
+    counts = sample_counts(verify, draft, sampling, draws)
+    assert sum(counts.values()) == draws
     assert p_value(counts, sampling) > THRESHOLD
 
 
@@ -314,7 +336,7 @@ def test_one_seed_gives_one_verdict(name: str) -> None:
     assert len({step.next_token for step in runs[0]}) > 1
 
 
-@pytest.mark.parametrize("rule", ("rejection", "match", "select"))
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("sampling", (Sampling(), PLAIN), ids=("greedy", "sampled"))
 def test_a_verdict_takes_one_transfer(
     rule: str, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
@@ -323,6 +345,7 @@ def test_a_verdict_takes_one_transfer(
         "rejection": sampled_chain(PLAIN),
         "match": tree,
         "select": sampled_tree(),
+        "multi_round": labelled_chains(4, PLAIN),
     }
     generator = torch.Generator().manual_seed(0)
     proposal = drafts[rule]((), generator)
@@ -349,14 +372,15 @@ def test_greedy_keeps_no_token_but_the_argmax() -> None:
         Proposal.chain(torch.tensor([2])),
         Proposal.chain(torch.tensor([2]), q),
         Proposal(torch.tensor([2]), (-1,), "select"),
+        Proposal(torch.tensor([2]), (-1,), "multi_round", q, ((0,), (0,))),
     ):
         verdict = verify(logits, proposal, Sampling(), torch.Generator())
         assert verdict == Verdict((), (), 1)
 
 
-@pytest.mark.parametrize("rule", ("rejection", "match", "select"))
+@pytest.mark.parametrize("rule", RULES)
 def test_nothing_proposed_draws_the_next_token_from_p(rule: str) -> None:
-    q = torch.empty(0, VOCAB) if rule == "rejection" else None
+    q = torch.empty(0, VOCAB) if rule in ("rejection", "multi_round") else None
     nothing = Proposal(torch.empty(0, dtype=torch.int64), (), rule, q)  # type: ignore[arg-type]
     logits = torch.full((1, VOCAB), -1e9)
     logits[0, 3] = 0.0
@@ -372,6 +396,7 @@ def test_a_certain_target_accepts_its_own_chain_under_every_rule() -> None:
         Proposal.chain(tokens),
         Proposal.chain(tokens, q),
         Proposal(tokens, (-1, 0), "select"),
+        Proposal(tokens, (-1, 0), "multi_round", q, ((0, 1), (0, 1))),
     ):
         verdict = verify(logits, proposal, PLAIN, torch.Generator().manual_seed(0))
         assert verdict == Verdict((0, 1), (1, 4), 2)

@@ -53,6 +53,16 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("(row - refused).clamp_(min=0), row", "(row - refused).abs_(), row"),
         ("    row = p.index_select(0, accepted)[0]\n    # After", "    row = p[0]\n    # After"),
         ("tuple(chain[:count]), next_token)", "tuple(chain[: count + 1]), next_token)"),
+        # multi_round
+        ("offsets[attempt] * given\n", "offsets[0] * given\n"),
+        ("coins[step] * sums[attempt] * given", "coins[step] * given"),
+        ("(alive.cumsum(0) - 1).clamp_(min=0)", "torch.arange(len(alive), device=p.device)"),
+        ("alive & passed.any() & (drawn ==", "passed.any() & (drawn =="),
+        ("alive & passed.any() & (drawn ==", "passed & (drawn =="),
+        ("index_select(0, alive.sum(0, keepdim=True))", "index_select(0, alive[:1].long())"),
+        ("(*taken, p.new_zeros(1))", "(*taken, taken[-1])"),
+        ("offset = offset + rest", "offset = rest"),
+        ("left.clamp_(min=0), row", "row, row"),
         # select
         ("steps.cumprod(1).sum(1).argmax", "steps.cumprod(1).sum(1).argmin"),
         ("steps.cumprod(1).sum(1).argmax", "steps.sum(1).argmax"),
