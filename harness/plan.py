@@ -13,7 +13,7 @@ from drafters.build import check_drafter
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import BASELINES, RunConfig
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from targets.base import TargetOptions
 from tasks.base import PromptSet
 
@@ -178,7 +178,29 @@ def load_tasks(
     data_dir = data_dir or _environment_data_dir()
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"data directory {data_dir} is not a directory that can be read.")
-    return {name: row.load().load(data_dir, limit) for name, row in rows.items()}
+    return {name: _load_task(name, row, data_dir, limit) for name, row in rows.items()}
+
+
+def _load_task(
+    name: str, row: registry.Entry, data_dir: Path | None, limit: int | None
+) -> PromptSet:
+    """The prompts of one task, which may be code from elsewhere."""
+    try:
+        found = row.load().load(data_dir, limit)
+    except (UserError, OSError):
+        raise
+    except FAILURES as error:
+        raise_ctrl_c(error)
+        raise UserError(
+            f"task {name} cannot be loaded ({one_line(error)}); a task is an object with "
+            "load(data_dir, limit), as tasks.base.Task says."
+        ) from error
+    if not isinstance(found, PromptSet):
+        raise UserError(
+            f"task {name} returned a {type(found).__name__} and no tasks.base.PromptSet; correct "
+            "its load(data_dir, limit)."
+        )
+    return found
 
 
 def prompts_of_run(

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import shards
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.progress import say
-from harness.registry import resolve, table
+from harness.registry import Entry, resolve, table
 from targets.base import Target, TargetOptions
 
 if TYPE_CHECKING:
     from targets.transformers_lm import TransformersTarget
+
+
+_NEEDED = ("vocab_size", "max_context", "stop_ids", "device", "dtype", "describe", "encode_chat")
+_NEEDED += ("decode", "start", "prefill", "verify", "commit")
+"""What `targets.base.Target` has and every run uses."""
 
 
 def load_target(options: TargetOptions) -> Target:
@@ -25,8 +30,7 @@ def load_target(options: TargetOptions) -> Target:
     name = options.name
     if name in table("targets"):
         entry = resolve("targets", name)
-        target: Target = entry.load()(options, **entry.options)
-        return target
+        return _from_entry(options, entry)
     from targets import hugging_face
 
     if Path(name).is_dir():
@@ -37,6 +41,25 @@ def load_target(options: TargetOptions) -> Target:
         return hugging_face.load(options, model=name)
     resolve("targets", name)
     raise AssertionError("resolve raises for a name that is not in the table")
+
+
+def _from_entry(options: TargetOptions, entry: Entry) -> Target:
+    """A row's target, which may be code from elsewhere."""
+    try:
+        target = entry.load()(options, **entry.options)
+    except (UserError, OSError, MemoryError):
+        raise
+    except FAILURES as error:
+        raise_ctrl_c(error)
+        raise UserError(f"target {options.name} cannot be loaded: {one_line(error)}.") from error
+    lacking = [name for name in _NEEDED if not hasattr(target, name)]
+    if lacking:
+        raise UserError(
+            f"target {options.name} has no {', '.join(lacking)}; a target is what "
+            "targets.base.Target describes."
+        )
+    made: Target = target
+    return made
 
 
 def load_transformers_target(options: TargetOptions, what: str) -> TransformersTarget:

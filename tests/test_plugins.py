@@ -76,3 +76,52 @@ def test_the_objective_of_the_readme(
     assert config["methods"][-1]["checkpoint"]["objective"]["gamma"] == 5
     assert config["methods"][-1]["block_size"] == 4
     assert summary["num_generations"] == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "sentence"),
+    (
+        (
+            "TASKS = {'odd': Entry('my_odd:ODD', 'no task')}\nODD = object()",
+            ("--tasks", "odd"),
+            "task odd cannot be loaded (AttributeError",
+        ),
+        (
+            "TASKS = {'odd': Entry('my_odd:Odd', 'no prompts')}\n"
+            "class Odd:\n    load = staticmethod(lambda data_dir, limit: ['a prompt'])",
+            ("--tasks", "odd"),
+            "task odd returned a list and no tasks.base.PromptSet",
+        ),
+        (
+            "TARGETS = {'odd': Entry('my_odd:Odd', 'no target')}\nclass Odd:\n"
+            "    def __init__(self, options): self.vocab_size = 9",
+            ("--target", "odd", "--tasks", "gsm8k"),
+            "target odd has no max_context, stop_ids",
+        ),
+        (
+            "TARGETS = {'odd': Entry('my_odd:odd', 'takes nothing')}\ndef odd(): return 1",
+            ("--target", "odd", "--tasks", "gsm8k"),
+            "target odd cannot be loaded: TypeError",
+        ),
+        (
+            "DRAFTERS = {'odd': Entry('my_odd:ODD', 'a number')}\nODD = 5",
+            ("--drafter", "odd", "--tasks", "gsm8k"),
+            "my_odd:ODD is not a function that builds a drafter",
+        ),
+    ),
+)
+def test_a_plug_in_of_the_wrong_shape_is_one_sentence(
+    tmp_path: Path,
+    clean_registry: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    rows: str,
+    flags: tuple[str, ...],
+    sentence: str,
+) -> None:
+    file = tmp_path / "my_odd.py"
+    file.write_text(f"from harness.registry import Entry\n{rows}\n", encoding="utf-8")
+    asked = ["--drafter", "ngram", "--device", "cpu", "--plugin", str(file), *flags]
+    assert main(["run", *asked, "--limit", "1", "--output-dir", str(tmp_path / "runs")]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error.splitlines()[-1] and "Traceback" not in error
