@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from targets.transformers_lm import TransformersTarget
 
 
-_NEEDED = ("vocab_size", "max_context", "stop_ids", "device", "dtype", "describe", "encode_chat")
-_NEEDED += ("decode", "start", "prefill", "verify", "commit")
+_NEEDED = (
+    *("vocab_size", "max_context", "stop_ids", "device", "dtype", "describe", "encode_chat"),
+    *("decode", "start", "prefill", "verify", "commit"),
+)
 """What `targets.base.Target` has and every run uses."""
 
 
