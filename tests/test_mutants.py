@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from bench.mutant_table import MUTANTS, TESTS
+from bench.mutant_tables import MUTANTS, TABLES, TESTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,3 +24,7 @@ def test_every_file_of_the_table_has_tests() -> None:
     assert TESTS.keys() == MUTANTS.keys()
     named = {name for calls in TESTS.values() for call in calls for name in call if "/" in name}
     assert all((ROOT / name).is_file() for name in named)
+
+
+def test_no_file_stands_in_two_tables() -> None:
+    assert len(MUTANTS) == sum(len(table.MUTANTS) for table in TABLES)

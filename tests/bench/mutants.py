@@ -25,7 +25,7 @@ import transformers.models.llama.modeling_llama
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 import tyro
 
-from tests.bench.mutant_table import MUTANTS, TESTS
+from tests.bench.mutant_tables import MUTANTS, TESTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PARTS = ("harness", "drafters", "targets", "tasks", "reports", "tests", "pyproject.toml")
