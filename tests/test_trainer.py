@@ -434,6 +434,23 @@ def test_weights_start_as_the_targets_last_layers(config):
     torch.testing.assert_close(model.fc(raw / scale), raw[:, target.hidden_size :])
 
 
+def test_a_narrower_mlp_starts_as_the_targets_strongest_units(config):
+    target = load_target(TargetOptions(name=config.target, dtype="float32"))
+    mlp = target.decoder_layers[-1].mlp
+    width = mlp.up_proj.weight.shape[0]
+    kept = [1, 2, width - 1]
+    with torch.no_grad():
+        mlp.down_proj.weight[:, kept] *= 1000
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    shape = drafter_config(target, dataclasses.replace(config, mlp_width=3), head.scales)
+    model = initial_model(shape, head, 0, torch.float32)
+    assert start_from_target(model, target, torch.ones(2 * target.hidden_size))
+    own = model.layers[0].mlp
+    assert torch.equal(own.gate_proj.weight, mlp.gate_proj.weight[kept])
+    assert torch.equal(own.up_proj.weight, mlp.up_proj.weight[kept])
+    assert torch.equal(own.down_proj.weight, mlp.down_proj.weight[:, kept])
+
+
 def test_weights_stay_random_where_the_layers_differ(config):
     target = load_target(TargetOptions(name=config.target, dtype="float32"))
     head = SharedHead.of(target, torch.arange(target.vocab_size))

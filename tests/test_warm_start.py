@@ -117,6 +117,7 @@ def test_another_start_is_another_training(first, going_on):
     [
         ({"num_layers": 2}, "--num-layers 1"),
         ({"num_features": 1}, "--num-features 2"),
+        ({"mlp_width": 7}, "leave out --mlp-width"),
         ({"drafter": "focal"}, "no checkpoint to start focal from"),
     ],
 )

@@ -43,6 +43,9 @@ class TrainConfig:
     """Tokens of a block, the anchor included."""
     num_layers: int = 2
     """Layers of the drafter; a student starts from as many of the target's."""
+    mlp_width: Annotated[int | None, SAID] = None
+    """Width of the drafter's MLPs; by default that of the target's. A narrower one starts from the
+    target's strongest units."""
     num_features: int = 5
     """Target layers whose outputs the drafter reads."""
     learning_rate: float = 1e-3
@@ -76,6 +79,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "num_anchors", "num_layers", "num_features"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.mlp_width is not None and self.mlp_width < 1:
+            raise ValueError(f"mlp_width must be at least 1, not {self.mlp_width}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1, not {self.micro_batch}")
         if self.block_size < 2:

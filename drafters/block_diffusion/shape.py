@@ -49,7 +49,9 @@ def drafter_config(
         )
     return DrafterConfig(
         hidden_size=target.hidden_size,
-        intermediate_size=_size(body, "intermediate_size") or _MLP_WIDTHS * target.hidden_size,
+        intermediate_size=config.mlp_width
+        or _size(body, "intermediate_size")
+        or _MLP_WIDTHS * target.hidden_size,
         num_hidden_layers=config.num_layers,
         num_attention_heads=heads,
         num_key_value_heads=groups if heads % groups == 0 else heads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -155,7 +155,8 @@ def start_from_target(
     """Copy the target's last layers, and let ``fc`` hand them the last feature they were fed.
 
     In 150 steps this brought the cross-entropy to 5.7 where random weights stood at 6.9. It needs
-    layers of the drafter's own kind, as Llama, Qwen 3 and Granite have; else nothing is changed.
+    layers of the drafter's own kind, as Llama, Qwen 3 and Granite have; else nothing is changed. Of
+    a wider MLP than the drafter's its strongest units are copied.
 
     Args:
         model: the drafter; reads features divided by ``scale``.
@@ -173,7 +174,7 @@ def start_from_target(
     # Granite adds a part of what a sublayer makes; the drafter adds all of it.
     share = getattr(target.model.config.get_text_config(), "residual_multiplier", 1.0)
     for own, its in zip(model.layers, layers, strict=True):
-        _copy_layer(own, its, share)
+        _copy_layer(own, _fitting(own, its), share)
     width = model.config.hidden_size
     model.fc.weight.zero_()
     model.fc.weight[:, -width:] = torch.diag(scale[-width:].to(model.fc.weight))
@@ -190,7 +191,7 @@ def _same_kind(own: nn.Module, its: nn.Module) -> bool:
 
     More norms (Gemma) or norms that store something else make other sums of the same names.
     """
-    kept, found = own.state_dict(), its.state_dict()
+    kept, found = own.state_dict(), _fitting(own, its)
     needed = {name: value.shape for name, value in kept.items() if name not in _ADDED_NORMS}
     if any(name not in found or found[name].shape != shape for name, shape in needed.items()):
         return False
@@ -199,8 +200,26 @@ def _same_kind(own: nn.Module, its: nn.Module) -> bool:
     return not more and norm_weight(norm).equal(found["input_layernorm.weight"])
 
 
-def _copy_layer(own: nn.Module, its: nn.Module, share: float) -> None:
-    found = its.state_dict()
+def _fitting(own: nn.Module, its: nn.Module) -> dict[str, torch.Tensor]:
+    """The target layer's weights, with as many units of its MLP as the drafter's layer has.
+
+    Those are kept that can add most: by the norms of what a unit reads and writes.
+    """
+    found: dict[str, torch.Tensor] = dict(its.state_dict())
+    names = [f"mlp.{name}_proj.weight" for name in ("gate", "up", "down")]
+    if any(name not in found for name in names):
+        return found
+    gate, up, down = (found[name] for name in names)
+    width = own.state_dict()[names[0]].shape[0]
+    if not width < gate.shape[0] == up.shape[0] == down.shape[-1]:
+        return found
+    norms = [part.float().norm(dim=axis) for part, axis in ((gate, 1), (up, 1), (down, 0))]
+    strength = norms[0] * norms[1] * norms[2]
+    kept = strength.topk(width).indices.sort().values
+    return found | dict(zip(names, (gate[kept], up[kept], down[:, kept]), strict=True))
+
+
+def _copy_layer(own: nn.Module, found: Mapping[str, torch.Tensor], share: float) -> None:
     for name, value in own.state_dict().items():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             value.copy_(found[name] * share)

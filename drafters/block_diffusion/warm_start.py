@@ -50,6 +50,11 @@ def _check(shape: DrafterConfig, config: TrainConfig, target: TransformersTarget
             f"{at} has {shape.num_hidden_layers} layers, not {config.num_layers}; write "
             f"--num-layers {shape.num_hidden_layers}."
         )
+    if config.mlp_width not in (None, shape.intermediate_size):
+        raise UserError(
+            f"{at} has MLPs of width {shape.intermediate_size}, not {config.mlp_width}; leave out "
+            "--mlp-width."
+        )
     count = len(shape.target_layer_ids)
     if shape.target_layer_ids != build_target_layer_ids(target.num_layers, count):
         raise UserError(

@@ -40,7 +40,9 @@ _EVALS = 8
 _EVAL_VIEWS = 4
 """Of one pass."""
 
-_WITHOUT_MEANING = ("num_anchors", "num_layers", "num_features", "train_vocab_size", "features")
+_WITHOUT_MEANING = (
+    *("num_anchors", "num_layers", "mlp_width", "num_features", "train_vocab_size", "features"),
+)
 
 
 def train(config: TrainConfig) -> list[Path]:

@@ -27,7 +27,7 @@ from harness.user_cache import user_cache
 NAME = "student"
 OBJECTIVE = Objective(distill=1, description="the target's distribution of every next token")
 """Cross-entropy against the target's distribution: KL(target, student) but for a constant."""
-_NOT_USED = ("num_anchors", "num_features")
+_NOT_USED = ("num_anchors", "mlp_width", "num_features")
 """Settings of block-diffusion drafters that change nothing here."""
 
 
