@@ -12,7 +12,7 @@ TEMPLATE_WITH_INPUT = "{instruction}\n\nInput:\n{input}"
 
 def parse(row: Row) -> Prompt:
     """The instruction, and the input below it where there is one."""
-    instruction, context = row.text("instruction"), row.text("input")
+    instruction, context = row.text("instruction"), row.optional_text("input")
     if context:
         turn = TEMPLATE_WITH_INPUT.format(instruction=instruction, input=context)
     else:

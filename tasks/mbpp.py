@@ -26,12 +26,12 @@ _TEST_IDS = range(11, 511)
 
 def parse(row: Row) -> Prompt | None:
     """The sentence as it is; None for a row of another split."""
-    task_id = row.body.get("task_id")
-    if isinstance(task_id, int) and task_id not in _TEST_IDS:
+    task_id = row.identifier("task_id")
+    if task_id.isdecimal() and int(task_id) not in _TEST_IDS:
         return None
     return Prompt(
         task="mbpp",
-        prompt_id=row.identifier("task_id"),
+        prompt_id=task_id,
         turns=(row.text("prompt"),),
         reference={
             "tests": row.texts("test_list"),

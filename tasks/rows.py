@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
@@ -16,6 +17,8 @@ from tasks.base import SourceKind
 
 _LONGEST = 2**29
 """Bytes of a line; a small archive can unpack to one that fills the memory."""
+_BLANK = b" \t\r\n"
+"""What JSON calls white space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,14 @@ class Row:
         if not isinstance(value, str):
             raise self.error(f"{key!r} should be a string and is {_describe(value)}")
         return value
+
+    def optional_text(self, key: str) -> str:
+        """The string under ``key``; empty where there is none.
+
+        Raises:
+            UserError: the key holds something else.
+        """
+        return "" if self.body.get(key) is None else self.text(key)
 
     def texts(self, key: str) -> tuple[str, ...]:
         """The strings of the list under ``key``.
@@ -74,13 +85,14 @@ class Row:
 
     def error(self, complaint: str) -> UserError:
         """The error to raise for this row."""
-        return _broken(self.place, complaint)
+        return UserError(f"{self.place}: {complaint}; correct the row or take it out.")
 
 
 def read_rows(paths: tuple[Path, ...], kind: SourceKind) -> Iterator[Row]:
     """Rows of JSONL, gzipped JSONL, JSON-array or Parquet files, one file after another.
 
-    Files are streamed where the format allows it: some LiveCodeBench lines take megabytes.
+    Files are streamed where the format allows it: some LiveCodeBench lines take megabytes. Lines of
+    nothing but white space are passed over, and so is a byte order mark.
 
     Raises:
         UserError: a file that is unreadable, empty or malformed.
@@ -117,11 +129,13 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
             place = f"{path}, line {number}"
             if len(line) > _LONGEST:
                 raise _broken(place, f"the line is longer than {_LONGEST} bytes")
-            yield place, _parse(line.rstrip(b"\r\n"), place)
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if text := text.strip(_BLANK):
+                yield place, _parse(text, place)
 
 
 def _read_array(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = _parse(path.read_bytes(), str(path))
+    rows = _parse(path.read_bytes().removeprefix(codecs.BOM_UTF8), str(path))
     if not isinstance(rows, list):
         raise _broken(str(path), f"the file should be a JSON array and is {_describe(rows)}")
     for number, row in enumerate(rows, start=1):

@@ -90,7 +90,9 @@ def test_bytes_that_are_no_rows_raise(
     [
         (b"", "rows.jsonl: the file holds no rows"),
         (b'{"a": 1}\n{"a": \n', "rows.jsonl, line 2: the JSON is broken or cut off"),
-        (b'{"a": 1}\n\n{"a": 2}\n', "rows.jsonl, line 2: the JSON is broken or cut off"),
+        (b'{"a": 1}\n\n{"a": 2\n', "rows.jsonl, line 3: the JSON is broken or cut off"),
+        (b"\xef\xbb\xbf\n \t\r\n", "rows.jsonl: the file holds no rows"),
+        (b'{"a": 1}\n\xef\xbb\xbf{"a": 2}\n', "rows.jsonl, line 2: the JSON is broken"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "rows.jsonl, line 2: byte 8 is not UTF-8"),
         (b"[1]\n", "rows.jsonl, line 1: a row should be a JSON object and is of type list"),
     ],
@@ -102,6 +104,23 @@ def test_messages_name_file_and_line(tmp_path: Path, data: bytes, message: str) 
         bodies(path)
     assert message in str(caught.value)
     assert str(caught.value).endswith("; download the file again or correct it.")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_blank_lines_and_a_byte_order_mark_are_passed_over(
+    tmp_path: Path, pack: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / ("rows.jsonl.gz" if pack is gzip.compress else "rows.jsonl")
+    path.write_bytes(pack(b'\xef\xbb\xbf\n {"a": 1}\r\n\r\n\t \n{"a": "\xef\xbb\xbf"} \n\n'))
+    rows = list(read_rows((path,), "directory"))
+    assert [(row.body["a"], row.index) for row in rows] == [(1, 0), ("\ufeff", 1)]
+    assert [row.place for row in rows] == [f"{path}, line 2", f"{path}, line 5"]
+
+
+def test_a_byte_order_mark_before_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(b'\xef\xbb\xbf[{"a": 1}]\n')
+    assert bodies(path) == [{"a": 1}]
 
 
 def test_an_array_names_line_or_item(tmp_path: Path) -> None:
@@ -150,7 +169,7 @@ REQUIRED = {
     "humaneval": ["task_id", "prompt", "entry_point", "canonical_solution", "test"],
     "mbpp": ["task_id", "prompt", "code", "test_imports", "test_list"],
     "livecodebench": ["question_id", "question_content", "starter_code", "public_test_cases"],
-    "alpaca": ["instruction", "input", "output"],
+    "alpaca": ["instruction", "output"],
 }
 
 
@@ -164,6 +183,25 @@ def test_a_missing_key_names_key_file_and_line(tmp_path: Path, name: str, key: s
     assert repr(key) in str(caught.value)
 
 
+@pytest.mark.parametrize("without", ["missing", "null"])
+def test_an_instruction_needs_no_input(tmp_path: Path, without: str) -> None:
+    row = {"instruction": "Name a tree.", "output": "Oak"}
+    write_rows(tmp_path, "alpaca", [row if without == "missing" else {**row, "input": None}])
+    (prompt,) = resolve("tasks", "alpaca").load().load(tmp_path, None).prompts
+    assert prompt.turns == ("Name a tree.",)
+
+
+def test_an_id_in_quotes_is_the_same_id(tmp_path: Path) -> None:
+    """MBPP's split is told by numbers: a row of another one is left out, however it is written."""
+    row = sample_rows("mbpp")[0]
+    write_rows(tmp_path, "mbpp", [{**row, "task_id": "601"}, {**row, "task_id": "12"}])
+    (prompt,) = resolve("tasks", "mbpp").load().load(tmp_path, None).prompts
+    assert prompt.prompt_id == "12"
+    write_rows(tmp_path, "mbpp", [{**row, "task_id": 12}, {**row, "task_id": "12"}])
+    with pytest.raises(UserError, match="line 2: the id '12' was used before; correct the row"):
+        resolve("tasks", "mbpp").load().load(tmp_path, None)
+
+
 def changed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     return lambda row: {**row, **changes}
 
@@ -175,6 +213,10 @@ def changed(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         ("mt_bench", changed(turns=["one"]), "should have 2 turns and has 1"),
         ("mt_bench", changed(turns="one"), "should be a list of strings and is of type str"),
         ("mt_bench", changed(question_id=1.5), "should be an id and is of type float"),
+        ("mbpp", changed(task_id=True), "should be an id and is of type bool"),
+        ("mbpp", changed(task_id=11.0), "should be an id and is of type float"),
+        ("alpaca", changed(input=["a"]), "'input' should be a string and is of type list"),
+        ("alpaca", changed(input=3), "'input' should be a string and is of type int"),
         ("livecodebench", changed(public_test_cases="[{"), "holds broken JSON"),
         ("livecodebench", changed(public_test_cases=[{"input": ""}]), "should list input"),
         (

@@ -17,6 +17,7 @@ import torch
 
 from drafters.block_diffusion import config, prompts, trainer
 from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.prompt_sources import gather
 from drafters.block_diffusion.prompts import (
     PromptFile,
     PromptRow,
@@ -200,6 +201,19 @@ def test_train_if_missing_needs_no_data(
         ('{"prompt": "a", "response_ids": "no"}\n', "line 1: 'response_ids' should be a list"),
         ('{"prompt": "a", "response_ids": 3}\n', "line 1: 'response_ids' should be a list"),
         ('{"prompt": "a", "response_ids": [1e999]}\n', "line 1"),
+        ('{"prompt": "a", "response_ids": "12"}\n', "line 1: 'response_ids' .* of type str"),
+        ('{"prompt": "a", "response_ids": [4, 2.5]}\n', r"line 1: 'response_ids'\[1\] .* float"),
+        ('{"prompt": "a", "response_ids": [true]}\n', r"line 1: 'response_ids'\[0\] .* bool"),
+        ('{"prompt": "a", "response_ids": ["7"]}\n', r"line 1: 'response_ids'\[0\] .* str"),
+        ('{"prompt": "a", "response_ids": {"7": 1}}\n', "line 1: 'response_ids' .* dict"),
+        ('{"prompt": "a", "reference_ids": [2.0]}\n', r"line 1: 'reference_ids'\[0\] .* float"),
+        ('{"instruction": "a", "input": ["b"]}\n', "line 1: 'input' should be a string"),
+        ('{"messages": []}\n', "line 1: 'messages' holds no message of a user"),
+        ('{"messages": ["hi"]}\n', r"line 1: 'messages\[0\]' should be a message"),
+        ('{"messages": [{"content": "hi"}]}\n', r"'messages\[0\]' should say under 'role' or"),
+        ('{"messages": [{"role": "user", "content": 3}]}\n', "should hold text under 'content'"),
+        ('{"conversations": [{"from": "gpt", "value": "hi"}]}\n', "no message of a user"),
+        ('{"messages": "hi"}\n', "or a list of messages under messages or conversations"),
         ('{"prompt": "a", "response_ids": [3, -1]}\n', r"token ids \(-1 is none\)"),
         ('{"prompt": "a", "reference_ids": "no"}\n', "line 1: 'reference_ids' should be a list"),
         ("[1]\n", "line 1"),
@@ -243,6 +257,57 @@ def test_upstream_formats_are_read(tmp_path: Path) -> None:
         ("A line\u2028and another.", None),
     ]
     assert [file.location for file in found.files] == ["a.jsonl", "b.jsonl"]
+
+
+def said(role: str, text: Any) -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "reference", "is_cut"),
+    [
+        ({"messages": [said("user", "Q?"), said("assistant", "A.")]}, "Q?", "A.", False),
+        ({"messages": [said("user", "Q?")]}, "Q?", None, False),
+        ({"prompt": [said("user", "Q?")], "answer": "B."}, "Q?", "B.", False),
+        ({"messages": [said("User", [{"type": "text", "text": "Q?"}])]}, "Q?", None, False),
+        (
+            {"messages": [said("system", "Be."), said("user", "Q?"), said("assistant", "A.")]},
+            "Q?",
+            "A.",
+            True,
+        ),
+        ({"messages": [said("user", "Q?"), said("user", "R?")]}, "Q?", None, True),
+        ({"messages": [said("user", "Q?"), said("assistant", None)]}, "Q?", None, True),
+        (
+            {
+                "conversations": [
+                    {"from": "gpt", "value": "Hello."},
+                    {"from": "human", "value": "Q?"},
+                    {"from": "gpt", "value": "A."},
+                    {"from": "human", "value": "R?"},
+                ]
+            },
+            "Q?",
+            "A.",
+            True,
+        ),
+    ],
+)
+def test_of_a_conversation_the_first_question_is_asked(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    row: dict[str, Any],
+    prompt: str,
+    reference: str | None,
+    is_cut: bool,
+) -> None:
+    path = tmp_path / "talk.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    for found in (training_prompts(path).rows, gather([str(path)], []).prompts):
+        assert [(one.prompt, one.reference) for one in found] == [(prompt, reference)]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (2 if is_cut else 0)
+    assert all("1 of 1 rows of " in message and "first question" in message for message in messages)
 
 
 def test_a_prompt_brings_all_its_responses() -> None:

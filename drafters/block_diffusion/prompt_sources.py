@@ -16,6 +16,7 @@ from drafters.block_diffusion.prompts import (
     described,
     parse_row,
     prompt_files,
+    warn_of_cuts,
 )
 from harness.errors import UserError
 from tasks import gsm8k
@@ -74,6 +75,7 @@ def gather(names: Sequence[str], licences: Sequence[str]) -> Sources:
     files: list[PromptFile] = []
     for name in names or _default():
         read, where = _from_hub(name) if _is_hub(name) else _from_disk(Path(name))
+        warn_of_cuts(read, name)
         rows += read
         files += where
     rows = _licensed(rows, licences)

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from drafters.block_diffusion.conversations import has_conversation, opening
 from drafters.block_diffusion.corpus_files import CorpusFiles
 from harness.errors import UserError
+from harness.typed_json import typed
 from targets.digest import file_digest
 from tasks.hub import HUB, HubFiles
 from tasks.rows import Row, read_rows
@@ -50,6 +52,8 @@ class PromptRow:
     """As the row itself says."""
     sampling: Mapping[str, Any] | None = None
     """How the response was drawn, as the row itself says."""
+    is_cut: bool = False
+    """Whether it is the beginning of a longer conversation, or stood below a system's message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +88,9 @@ def training_prompts(path: Path | None, responses: Responses = "target") -> Trai
 
     The default is `HUB_FILES`, all of them, where they can be had, else the project's own prompts.
     A row gives its prompt as ``prompt``, ``instruction`` (with ``input`` or ``context``),
-    ``question`` or ``text``, and may give ``response_ids``. Where a prompt is met again, rows with
-    a response win, each that differs; else the first.
+    ``question`` or ``text``, and may give ``response_ids``; or it holds a conversation, of which
+    the first question is taken (see `conversations`). Where a prompt is met again, rows with a
+    response win, each that differs; else the first.
 
     Args:
         path: file or directory.
@@ -97,6 +102,7 @@ def training_prompts(path: Path | None, responses: Responses = "target") -> Trai
             that was not finished.
     """
     found = _from_directory(path) if path is not None else _from_hub() or _own()
+    warn_of_cuts(found.rows, found.name)
     if responses == "reference":
         rows = [replace(row, response_ids=row.reference_ids) for row in found.rows]
         rows = [row for row in rows if row.response_ids]
@@ -139,6 +145,18 @@ def prompt_files(path: Path) -> list[Path]:
     if not paths:
         raise UserError(f"{path} holds no .jsonl file; give a file or directory of prompts.")
     return paths
+
+
+def warn_of_cuts(rows: Sequence[PromptRow], name: str) -> None:
+    """Say how many conversations were read in part."""
+    if num_cut := sum(row.is_cut for row in rows):
+        _LOG.warning(
+            "%d of %d rows of %s are conversations of more than a question and its reply; "
+            "the first question and its reply alone are used",
+            num_cut,
+            len(rows),
+            name,
+        )
 
 
 def _from_directory(path: Path) -> TrainingPrompts:
@@ -206,23 +224,35 @@ def parse_row(row: Row) -> PromptRow:
     Raises:
         UserError: none of them; file and line are named.
     """
-    key = next((key for key in PROMPT_KEYS if isinstance(row.body.get(key), str)), None)
-    if key is None:
-        raise row.error(f"a training prompt needs a string under one of {', '.join(PROMPT_KEYS)}")
-    prompt = row.text(key)
-    addition = row.body.get("input") or row.body.get("context")
-    if key == "instruction" and addition:
-        prompt = f"{prompt}\n\nInput:\n{addition}"
+    prompt, reply, is_cut = _asked(row)
     sampling = row.body.get("sampling")
     return PromptRow(
         prompt,
         response_ids=_ids(row, "response_ids"),
-        reference=_string(row, *REFERENCE_KEYS),
+        reference=reply or _string(row, *REFERENCE_KEYS),
         reference_ids=_ids(row, "reference_ids"),
         source=_string(row, "source"),
         licence=_string(row, "licence", "license"),
         sampling=sampling if isinstance(sampling, Mapping) else None,
+        is_cut=is_cut,
     )
+
+
+def _asked(row: Row) -> tuple[str, str | None, bool]:
+    """The prompt, the reply of a conversation, and whether that goes on."""
+    key = next((key for key in PROMPT_KEYS if isinstance(row.body.get(key), str)), None)
+    if key is None:
+        if has_conversation(row):
+            return opening(row)
+        raise row.error(
+            f"a training prompt needs a string under one of {', '.join(PROMPT_KEYS)}, "
+            "or a list of messages under messages or conversations"
+        )
+    prompt = row.text(key)
+    if key != "instruction":
+        return prompt, None, False
+    addition = row.optional_text("input") or row.optional_text("context")
+    return (f"{prompt}\n\nInput:\n{addition}" if addition else prompt), None, False
 
 
 def _string(row: Row, *keys: str) -> str | None:
@@ -236,9 +266,9 @@ def _ids(row: Row, key: str) -> tuple[int, ...] | None:
     if value is None:
         return None
     try:
-        ids = tuple(int(i) for i in value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise row.error(f"{key!r} should be a list of token ids ({error})") from error
+        ids = typed(tuple[int, ...], value, repr(key))
+    except ValueError as error:
+        raise row.error(f"{error}; token ids are whole numbers") from error
     if ids and min(ids) < 0:
         raise row.error(f"{key!r} should be a list of token ids ({min(ids)} is none)")
     return ids
