@@ -247,7 +247,7 @@ class QualityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorConfig:
-    """Show what this machine can run, and why not; touches no network."""
+    """Show what this machine can run, and why not; asks the hub whether it answers, no more."""
 
 
 def standard() -> RunConfig:

@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from harness.probes import Probes, TargetProbe
+from harness.inventory import TargetProbe
+from harness.probes import Probes
 
 Mark = Literal["ok", "--", "!!"]
 
 BUSY = 0.1
 """Share of the cores in other hands above which timings would be off."""
 _GIB = 2**30
+_PLACES = {
+    "cache": "in the hub's cache",
+    "hub": "would be downloaded from the hub",
+    "samples": "our samples, which are not the benchmark, for the hub does not answer",
+    "unknown": "from outside this project, not looked into",
+}
+"""What is said of tasks, by where their prompts would come from."""
 _LEAST_DISK_BYTES = 300_000_000
 """What converting the embedded target takes."""
 
@@ -49,6 +57,7 @@ def diagnose(probes: Probes) -> Diagnosis:
         *(_target(probes, target) for target in probes.targets),
         *_drafters(probes),
         *_data(probes),
+        _hub(probes),
         _sandbox(probes),
         _load(probes),
     )
@@ -128,7 +137,7 @@ def _target(probes: Probes, target: TargetProbe) -> Line:
         return Line(mark="ok", name=name, text=f"ready, {size} of weights")
     if target.state == "unknown":
         return Line(mark="--", name=name, text="from outside this project, not looked into")
-    text = f"would fit; --target {target.name} downloads it ({size}; the hub was not asked)"
+    text = f"would fit; --target {target.name} downloads it ({size}; no licence was asked about)"
     return Line(mark="--", name=name, text=text)
 
 
@@ -144,6 +153,11 @@ def _obstacle(probes: Probes, target: TargetProbe) -> str | None:
             f"needs about {_gib(needs)} in bfloat16 and {_gib(free)} of {place} are free; choose a "
             "smaller target"
         )
+    if target.state == "download" and not probes.hub_answers:
+        return (
+            "is not here, and the hub does not answer; give --target the directory of a copy, or "
+            "come back with a network"
+        )
     if target.state == "download" and needs > probes.hub_free_bytes:
         return (
             f"is a download of about {_gib(needs)} and {_gib(probes.hub_free_bytes)} of disk are "
@@ -153,24 +167,35 @@ def _obstacle(probes: Probes, target: TargetProbe) -> str | None:
 
 
 def _drafters(probes: Probes) -> Iterator[Line]:
-    without = [target for target, names in probes.drafters.items() if not names]
-    for target, names in probes.drafters.items():
-        if names:
-            yield Line(mark="ok", name="drafters", text=f"for {target}: {', '.join(names)}")
-    if without:
-        text = (
-            f"for {', '.join(without)}: none; `python -m harness train --target NAME` trains them"
+    """One line for all targets that have the same drafters, and one for each refusal."""
+    ready: dict[tuple[str, ...], list[str]] = {}
+    for target in dict.fromkeys(item.target for item in probes.drafters):
+        own = [item for item in probes.drafters if item.target == target]
+        ready.setdefault(tuple(item.name for item in own if item.state == "here"), []).append(
+            target
         )
+    for names, targets in ready.items():
+        text = f"for {', '.join(targets)}: {', '.join(names) or 'none'}"
+        yield Line(mark="ok" if names else "--", name="drafters", text=text)
+    if any(item.state == "untrained" for item in probes.drafters):
+        text = "the others first: `python -m harness train --drafter NAME --target NAME`"
         yield Line(mark="--", name="drafters", text=text)
+    for complaint in dict.fromkeys(item.complaint for item in probes.drafters if item.complaint):
+        yield Line(mark="--", name="drafters", text=complaint)
 
 
 def _data(probes: Probes) -> Iterator[Line]:
     if probes.data_dir is None:
-        text = (
-            "HARNESS_DATA_DIR is not set: prompts come from the hub, else from our samples, which "
-            "are not the benchmark; set it to a directory with upstream's files"
+        yield Line(
+            mark="--",
+            name="data",
+            text="HARNESS_DATA_DIR is not set; it names a directory with upstream's files",
         )
-        yield Line(mark="--", name="data", text=text)
+        for place, text in _PLACES.items():
+            names = [task for task, where in probes.task_places.items() if where == place]
+            if names:
+                mark: Mark = "ok" if place == "cache" else "--"
+                yield Line(mark=mark, name="data", text=f"{', '.join(names)}: {text}")
         return
     if not probes.data_dir_exists:
         text = f"HARNESS_DATA_DIR is {probes.data_dir}, which is no directory; correct or unset it"
@@ -186,6 +211,13 @@ def _data(probes: Probes) -> Iterator[Line]:
             f"no files of {', '.join(lacking)} in {probes.data_dir}; {only}, or unset the variable"
         )
         yield Line(mark="!!", name="data", text=text)
+
+
+def _hub(probes: Probes) -> Line:
+    if probes.hub_answers:
+        return Line(mark="ok", name="hub", text="answers")
+    text = "does not answer; what is said above to be here needs none"
+    return Line(mark="--", name="hub", text=text)
 
 
 def _sandbox(probes: Probes) -> Line:

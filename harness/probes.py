@@ -1,28 +1,23 @@
-"""What this machine has: looked up without the network, and without loading a model."""
+"""What this machine has: looked up without loading a model or downloading anything."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
-import re
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import psutil
 
-from harness import provenance, registry
+from harness import hub, inventory, provenance
 from harness.errors import UserError
+from harness.inventory import DrafterProbe, Place, TargetProbe
 from harness.load import MIN_WALL_S, OtherLoad
 from harness.user_cache import user_cache
-
-_BILLIONS = re.compile(r"(\d+(?:\.\d+)?)B\b", re.IGNORECASE)
-_EMBEDDED_BYTES = 270_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +27,6 @@ class Gpu:
     name: str
     free_bytes: int
     total_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetProbe:
-    """A named target: what it needs, and whether it is here."""
-
-    name: str
-    state: Literal["here", "download", "missing", "unknown"]
-    needs_bytes: int | None
-    """Of its bfloat16 weights: measured if here, else from the billions in its name."""
-    complaint: str = ""
-    """Why it is missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +54,16 @@ class Probes:
     gpus: tuple[Gpu, ...]
     gpu_error: str
     """Why a GPU that torch sees cannot be used; empty where all is well."""
+    hub_answers: bool
+    """Whether the hub could be reached within seconds."""
     targets: tuple[TargetProbe, ...]
-    drafters: Mapping[str, tuple[str, ...]]
-    """Trained drafters, by target."""
+    drafters: tuple[DrafterProbe, ...]
     data_dir: str | None
     data_dir_exists: bool
     task_files: Mapping[str, int]
     """Files below the data directory, by task."""
+    task_places: Mapping[str, Place]
+    """Where prompts come from where there is no data directory."""
     sandbox: Mapping[str, bool]
     """What holds generated code back, by name; empty where none can be run."""
     sandbox_error: str
@@ -87,7 +73,7 @@ class Probes:
 
 
 def probe() -> Probes:
-    """Look at this machine; takes about two seconds, and the time to import torch."""
+    """Look at this machine; takes seconds: torch is imported, and the hub may not answer."""
     load_share = _load_share()  # before anything here keeps cores busy
     packages, broken = _imports()
     torch_works = not broken
@@ -96,6 +82,7 @@ def probe() -> Probes:
     cache = _existing(user_cache())
     data_dir = os.environ.get("HARNESS_DATA_DIR") or None
     sandbox, sandbox_error = _sandbox()
+    hub_answers = torch_works and hub.is_reachable()
     return Probes(
         python=platform.python_version(),
         packages=packages,
@@ -113,11 +100,13 @@ def probe() -> Probes:
         hub_free_bytes=shutil.disk_usage(_existing(_hub_cache())).free,
         gpus=gpus,
         gpu_error=gpu_error,
-        targets=_targets() if torch_works else (),
-        drafters=_drafters() if torch_works else {},
+        hub_answers=hub_answers,
+        targets=inventory.targets() if torch_works else (),
+        drafters=inventory.drafters() if torch_works else (),
         data_dir=data_dir,
         data_dir_exists=data_dir is not None and Path(data_dir).is_dir(),
-        task_files=_task_files(Path(data_dir)) if data_dir else {},
+        task_files=inventory.task_files(Path(data_dir)) if data_dir else {},
+        task_places={} if data_dir else inventory.task_places(hub_answers=hub_answers),
         sandbox=sandbox,
         sandbox_error=sandbox_error,
         load_share=load_share,
@@ -179,79 +168,10 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
     return tuple(found), ""
 
 
-def _targets() -> tuple[TargetProbe, ...]:
-    return tuple(_target(name, entry) for name, entry in registry.table("targets").items())
-
-
-def _target(name: str, entry: registry.Entry) -> TargetProbe:
-    if entry.path.startswith("targets.smollm2:"):
-        from targets.smollm2 import gguf_file
-
-        try:
-            gguf_file()
-        except UserError as error:
-            return TargetProbe(
-                name=name, state="missing", needs_bytes=_EMBEDDED_BYTES, complaint=str(error)
-            )
-        return TargetProbe(name=name, state="here", needs_bytes=_EMBEDDED_BYTES)
-    model = entry.options.get("model")
-    if not isinstance(model, str):
-        return TargetProbe(name=name, state="unknown", needs_bytes=None)
-    cached = _cached_bytes(model)
-    if cached is not None:
-        return TargetProbe(name=name, state="here", needs_bytes=cached)
-    billions = _BILLIONS.search(model)
-    needs = int(float(billions[1]) * 2e9) if billions else None
-    return TargetProbe(name=name, state="download", needs_bytes=needs)
-
-
-def _cached_bytes(model: str) -> int | None:
-    """Size of the weight files in the hub's cache; None unless all are there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(name: str) -> Path | None:
-        found = try_to_load_from_cache(model, name)
-        return Path(found) if isinstance(found, str) else None
-
-    names = {"model.safetensors"}
-    try:
-        if (index := cached("model.safetensors.index.json")) is not None:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [cached(name) for name in names]
-        if cached("config.json") is None or None in files:
-            return None
-        return sum(file.stat().st_size for file in files if file is not None)
-    except (OSError, ValueError, KeyError):  # a damaged cache is downloaded again
-        return None
-
-
 def _hub_cache() -> Path:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return Path(HF_HUB_CACHE)
-
-
-def _drafters() -> dict[str, tuple[str, ...]]:
-    from drafters.block_diffusion.checkpoint import OWN, slug
-
-    found = {}
-    for target in registry.table("targets"):
-        roots = (user_cache() / "drafters", OWN)
-        configs = [path for root in roots for path in (root / slug(target)).glob("*/config.json")]
-        found[target] = tuple(sorted({path.parent.name for path in configs}))
-    return found
-
-
-def _task_files(data_dir: Path) -> dict[str, int]:
-    """Of tasks that read files by name; others are not listed."""
-    from tasks.row_task import RowTask
-
-    tasks = {name: row.load() for name, row in registry.table("tasks").items()}
-    return {
-        name: len(task.files_in(data_dir))
-        for name, task in tasks.items()
-        if isinstance(task, RowTask)
-    }
 
 
 def _sandbox() -> tuple[dict[str, bool], str]:

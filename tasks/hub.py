@@ -42,25 +42,11 @@ class Hub:
         A hub that cannot be reached is passed over quietly; one that answers with an error
         (gated, missing) is logged as a warning.
         """
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        return _found(files, cached=not self._offers(files.repo))
 
-        is_offered = self._offers(files.repo)
-        try:
-            folder = snapshot_download(
-                files.repo,
-                repo_type="dataset",
-                allow_patterns=list(files.patterns),
-                local_files_only=not is_offered,
-            )
-        except LocalEntryNotFoundError:
-            return None
-        except Exception as error:
-            # The hub's transports raise from families that share no base class.
-            _LOG.warning("%s could not be downloaded: %s", files.repo, _first_line(error))
-            return None
-        # The folder of a snapshot is named by its commit.
-        return _files_in(Path(folder), files)
+    def cached(self, files: HubFiles) -> Snapshot | None:
+        """The newest commit's files in the cache, or None; nobody is asked."""
+        return _found(files, cached=True)
 
     def _offers(self, repo: str) -> bool:
         """Whether the hub hands out ``repo``: asked first, because a download waits without end."""
@@ -82,6 +68,28 @@ class Hub:
             _LOG.info("the hub does not answer: %s", _first_line(error))
             return False
         return True
+
+
+def _found(files: HubFiles, *, cached: bool) -> Snapshot | None:
+    """The files, from the hub or, ``cached``, from its cache alone."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            files.repo,
+            repo_type="dataset",
+            allow_patterns=list(files.patterns),
+            local_files_only=cached,
+        )
+    except LocalEntryNotFoundError:
+        return None
+    except Exception as error:
+        # The hub's transports raise from families that share no base class.
+        _LOG.warning("%s could not be downloaded: %s", files.repo, _first_line(error))
+        return None
+    # The folder of a snapshot is named by its commit.
+    return _files_in(Path(folder), files)
 
 
 def _files_in(folder: Path, files: HubFiles) -> Snapshot | None:
