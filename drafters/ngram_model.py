@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from drafters.block_diffusion.data import TrainingSequence
 from harness.errors import UserError
+from harness.reading import require_regular
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -112,6 +113,7 @@ class NgramModel:
         """
         path = path / FILE if path.is_dir() else path
         try:
+            require_regular(path)
             body = load_file(path)
             trigrams, counts = (body[name].astype(np.int64) for name in ("trigrams", "counts"))
             _check(trigrams, counts, vocab_size)

@@ -26,9 +26,11 @@ from harness.model_args import BASELINE, ModelArgs
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
 from harness.provenance import environment
+from harness.reading import read_text
 from harness.same_run import machine
 from harness.score_records import CodeFacts
 from harness.shards import place
+from harness.typed_json import parse_json
 from harness.whole_file import write_json
 from targets.base import TargetOptions
 from tasks.base import PromptSet
@@ -204,7 +206,7 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
     path = directory / "settings.json"
     try:
         if path.is_file():
-            if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(settings)):
+            if parse_json(read_text(path)) != json.loads(json.dumps(settings)):
                 raise UserError(
                     f"{directory} holds an evaluation with other settings; give another "
                     "--output-dir."

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from harness.reading import decoded, read_whole_lines
 from harness.typed_json import parse_json, typed
 
 T = TypeVar("T")
@@ -181,16 +182,14 @@ def read_lines(path: Path, parse: Callable[[str], T]) -> Iterator[T]:
     """What ``parse`` makes of each line of a file; a torn last line (no newline) is left out.
 
     Raises:
+        OSError: the file cannot be read, or is no regular one.
         ValueError: a malformed line; the message names file and line.
     """
-    with path.open("rb") as lines:  # a cut may leave half a character
-        for number, line in enumerate(lines, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield parse(line.decode())
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+    for number, line in read_whole_lines(path):
+        try:
+            yield parse(decoded(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
 
 
 def _require(condition: bool, message: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.reading import num_torn_bytes, open_regular, read_text
 from harness.records import Generation, Record, RecordKey, key_of, read_records, to_json
 from harness.same_run import machine, plugins, refuse_difference, settings
 from harness.typed_json import parse_json, typed
@@ -127,7 +128,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -163,16 +164,16 @@ def reopen(
         UserError: another configuration or machine (the field is named), or unreadable files.
     """
     try:
-        began = typed(dict[str, Any], parse_json(files.config.read_text(encoding="utf-8")))
-        where = typed(dict[str, Any], parse_json(files.environment.read_text(encoding="utf-8")))
+        began = typed(dict[str, Any], parse_json(read_text(files.config)))
+        where = typed(dict[str, Any], parse_json(read_text(files.environment)))
         before = typed(list[Any], where.get("resumed", []), "resumed")
         now = json.loads(json.dumps(config))
         refuse_difference(settings(began), settings(now), "configuration")
         refuse_difference(machine(where), machine(environment), "environment")
         if "plugins" in where:  # not in older runs
             refuse_difference(plugins(where), plugins(environment), "plug-in")
+        records = read_all(files)  # first: only a file of records may be cut
         torn = sum(cut_torn_line(path) for path in (files.records, *files.parts))
-        records = read_all(files)
     except (OSError, ValueError) as error:
         raise UserError(f"run {files.run_id} cannot be resumed: {error}.") from error
     save_json(files.environment, {**where, "resumed": [*before, environment]})
@@ -217,11 +218,10 @@ def merge(files: RunFiles, order: Sequence[RecordKey]) -> None:
 
 def cut_torn_line(path: Path) -> int:
     """Truncate ``path`` behind its last newline; the number of bytes removed."""
-    data = path.read_bytes()
-    keep = data.rfind(b"\n") + 1
-    if keep < len(data):
-        os.truncate(path, keep)
-    return len(data) - keep
+    torn = num_torn_bytes(path)
+    if torn:
+        os.truncate(path, path.stat().st_size - torn)
+    return torn
 
 
 def save_text(path: Path, text: str) -> None:

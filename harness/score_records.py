@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, get_args
 
 from harness.errors import UserError
 from harness.findings import read_findings
+from harness.reading import read_text
 from harness.records import Generation, Key, RecordKey, key_of
 from harness.run_files import RunFiles
 from harness.typed_json import typed, versioned
@@ -134,7 +135,7 @@ def read_scoring(path: Path) -> Scoring | None:
     if not path.exists():
         return None
     try:
-        return typed(Scoring, versioned(path.read_text(encoding="utf-8"), SCHEMA_VERSION))
+        return typed(Scoring, versioned(read_text(path), SCHEMA_VERSION))
     except ValueError as error:
         raise ValueError(f"{path} is not a description of scores: {error}") from error
 

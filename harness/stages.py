@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from harness.errors import UserError
+from harness.reading import read_text
 from harness.typed_json import parse_json, typed
 
 
@@ -121,7 +122,7 @@ def read_stages(path: Path) -> Stages | None:
     if not path.is_file():
         return None
     try:
-        body = typed(dict[str, Any], parse_json(path.read_text(encoding="utf-8")))
+        body = typed(dict[str, Any], parse_json(read_text(path)))
         body.pop("schema_version", None)
         return typed(Stages, body)
     except (OSError, ValueError) as error:

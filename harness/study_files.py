@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from harness.errors import UserError
 from harness.line_writers import LineWriter
+from harness.reading import num_torn_bytes, open_regular, read_text
 from harness.run_files import cut_torn_line
 from harness.same_run import first_difference
 from harness.study import Arm, Study
@@ -150,7 +151,7 @@ def working_on(
     environment: Mapping[str, Any],
 ) -> Iterator[None]:
     """Be one of the processes that work on a study; opens it, see `open_study`."""
-    with files.records.open("rb") as file:
+    with open_regular(files.records) as file:
         with (
             files.lock()
         ):  # one at a time: nobody comes in between who was here and what is written
@@ -226,7 +227,7 @@ def _note_bench(files: StudyFiles, responses: str, facts: Mapping[str, Any]) -> 
                 f"{now}; put it back, or begin a new study with --output-dir."
             )
         return
-    body = versioned(files.study.read_text(encoding="utf-8"), SCHEMA_VERSION)
+    body = versioned(read_text(files.study), SCHEMA_VERSION)
     try:
         _write(files, {**body, "bench": {**body["bench"], responses: facts}})
     except OSError as error:
@@ -240,7 +241,7 @@ def read_facts(files: StudyFiles) -> StudyFacts:
         UserError: it cannot be read, or is none of this harness.
     """
     try:
-        body = versioned(files.study.read_text(encoding="utf-8"), SCHEMA_VERSION)
+        body = versioned(read_text(files.study), SCHEMA_VERSION)
         return typed(StudyFacts, body)
     except OSError as error:
         raise UserError(f"{files.study} cannot be read: {error.strerror}.") from error
@@ -260,7 +261,7 @@ def load_results(directory: Path) -> StudyResults:
     facts = read_facts(files)
     try:
         records = read_study_records(files.records)
-        torn = not files.records.read_bytes().endswith(b"\n") and files.records.stat().st_size > 0
+        torn = num_torn_bytes(files.records) > 0
     except OSError as error:
         raise UserError(f"{files.records} cannot be read: {error.strerror}.") from error
     except ValueError as error:

@@ -15,6 +15,7 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.objectives import Objective
 from harness import registry
 from harness.errors import UserError
+from harness.reading import TOML_BYTES, read_text
 from harness.study import (
     FACTORIAL,
     NOT_SHARED,
@@ -42,7 +43,7 @@ def read_study(path: Path) -> Study:
             message names the key.
     """
     try:
-        body = tomllib.loads(path.read_text(encoding="utf-8"))
+        body = tomllib.loads(read_text(path, TOML_BYTES))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

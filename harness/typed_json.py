@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -18,22 +20,73 @@ _WHOLE = 2**64
 """Larger whole numbers are no count, token, seed or size, and overflow what computes with them."""
 
 
+_DEEPEST = 64
+"""Lists and objects in one another; what works on a value may call itself for each."""
+_MOST_DIGITS = 300
+_LONG_NUMBER = re.compile(rf"\d{{{_MOST_DIGITS}}}")
+
+
 def parse_json(text: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: no JSON, nested too deeply, or text that UTF-8 cannot hold.
+        ValueError: no JSON, one key twice in an object, a number that is none or too large, nested
+            too deeply, or text that UTF-8 cannot hold.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(
+            text,
+            object_pairs_hook=_distinct,
+            parse_float=_finite,
+            parse_constant=_no_number,
+            parse_int=_whole if _LONG_NUMBER.search(text) else None,
+        )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _refuse_depth(value)
     if "\\u" in text or not text.isascii():
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("it holds half a surrogate pair, which is no text") from None
     return value
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has the key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return made
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("it holds a number that is too large")
+    return number
+
+
+def _whole(digits: str) -> int:
+    # One that no float can hold; `typed` knows more, and names the place.
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError("it holds a number that is too large")
+    return int(digits)
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def _refuse_depth(value: Any) -> None:
+    level: list[Any] = [[value]]
+    for _ in range(_DEEPEST + 1):
+        inside = (item.values() if type(item) is dict else item for item in level)
+        level = [item for items in inside for item in items if type(item) in (dict, list)]
+        if not level:
+            return
+    raise ValueError("it is nested too deeply")
 
 
 def versioned(text: str, version: int) -> dict[str, Any]:

@@ -20,6 +20,8 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
+        # Somebody else's link or pipe of that name is not what is to be written.
+        partial.unlink(missing_ok=True)
         # An argument may name a file whose name is not UTF-8.
         with partial.open("w", encoding="utf-8", errors="replace") as file:
             file.write(text)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from harness.audit_records import Audit, read_audits
 from harness.draws import Draws, read_draws
 from harness.errors import UserError
+from harness.reading import num_torn_bytes, read_text
 from harness.records import Failure, Generation, Record, RecordKey, key_of
 from harness.run_facts import EnvironmentFacts, RunFacts
 from harness.run_files import RunFiles, read_all
@@ -132,7 +133,7 @@ def load_run(path: Path) -> Run:
             if isinstance(records.get(key), Generation):
                 raise ValueError(f"{records_path} holds two generations for {key}")
             records[key] = record
-        torn = any(_is_torn(path) for path in (files.records, *files.parts))
+        torn = any(num_torn_bytes(path) for path in (files.records, *files.parts))
     except OSError as error:
         raise UserError(_unreadable(records_path, error)) from error
     except ValueError as error:
@@ -220,7 +221,7 @@ def _audited(
 
 def _read_object(path: Path, form: type[Any]) -> dict[str, Any]:
     try:
-        body = parse_json(path.read_text(encoding="utf-8"))
+        body = parse_json(read_text(path))
     except OSError as error:
         raise UserError(_unreadable(path, error)) from error
     except ValueError as error:
@@ -243,8 +244,3 @@ def _unreadable(path: Path, error: OSError) -> str:
         f"{path} cannot be read ({error.strerror}); give a run directory, "
         "with config.json, environment.json and records.jsonl."
     )
-
-
-def _is_torn(path: Path) -> bool:
-    body = path.read_bytes()
-    return bool(body) and not body.endswith(b"\n")

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.reading import open_regular
 from harness.user_cache import user_cache
 
 
@@ -33,7 +34,7 @@ def file_digest(path: Path) -> str:
     remembered = user_cache() / "digests" / key.hexdigest()
     if remembered.is_file():
         return remembered.read_text(encoding="ascii")
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     _remember(remembered, digest)
     return digest

@@ -17,6 +17,7 @@ from transformers import logging as library_logging
 
 from harness import hub
 from harness.errors import UserError
+from harness.reading import require_regular_files
 from targets import across_gpus
 from targets.attention import prefer_grouped
 from targets.base import TargetOptions
@@ -53,6 +54,8 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
     device, dtype = _device(options.device), _dtype(options.dtype)
     cached = not Path(model).is_dir() and not hub.is_reachable()
     with quiet(), _sentences(model, options):
+        if Path(model).is_dir():
+            require_regular_files(Path(model))
         config = AutoConfig.from_pretrained(
             model, revision=options.revision, local_files_only=cached
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import UserError
+from harness.reading import open_regular
 from tasks.base import Prompt, PromptSet, Source
 from tasks.grading import Grader
 from tasks.hub import HUB, HubFiles, Snapshot
@@ -136,7 +137,7 @@ def _digest_of_files(paths: Iterable[Path]) -> str:
     """SHA-256 of the files' bytes, one after another."""
     hasher = hashlib.sha256()
     for path in paths:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(1 << 20):
                 hasher.update(block)
     return hasher.hexdigest()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
+from harness.reading import open_regular, read_bytes
 from harness.typed_json import parse_json
 from tasks.base import SourceKind
 
@@ -123,8 +126,10 @@ def _read_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    open_file = gzip.open if path.suffix == ".gz" else open
-    with open_file(path, "rb") as lines:
+    with contextlib.ExitStack() as files:
+        lines: BufferedReader | gzip.GzipFile = files.enter_context(open_regular(path))
+        if path.suffix == ".gz":
+            lines = files.enter_context(gzip.open(lines))
         for number, line in enumerate(iter(lambda: lines.readline(_LONGEST + 1), b""), start=1):
             place = f"{path}, line {number}"
             if len(line) > _LONGEST:
@@ -135,7 +140,7 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_array(path: Path) -> Iterator[tuple[str, Any]]:
-    rows = _parse(path.read_bytes().removeprefix(codecs.BOM_UTF8), str(path))
+    rows = _parse(read_bytes(path, _LONGEST).removeprefix(codecs.BOM_UTF8), str(path))
     if not isinstance(rows, list):
         raise _broken(str(path), f"the file should be a JSON array and is {_describe(rows)}")
     for number, row in enumerate(rows, start=1):
@@ -145,10 +150,11 @@ def _read_array(path: Path) -> Iterator[tuple[str, Any]]:
 def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     from pyarrow import parquet
 
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except Exception as error:  # of a damaged file it raises a dozen kinds
-        raise ValueError(str(error) or type(error).__name__) from error
+    with open_regular(path) as file:
+        try:
+            rows = parquet.read_table(file).to_pylist()
+        except Exception as error:  # of a damaged file it raises a dozen kinds
+            raise ValueError(str(error) or type(error).__name__) from error
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 

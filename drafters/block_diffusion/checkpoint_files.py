@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from harness import hub
 from harness.errors import UserError
+from harness.reading import read_text, require_regular_files
 from harness.run_facts import TrainingFacts
 from harness.typed_json import parse_json, typed
 
@@ -50,10 +51,16 @@ def locate(location: str, patterns: Sequence[str] = ("*.json", "*.safetensors"))
     """The directory ``location``, or that of the hub's files which match ``patterns``.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither, or the directory holds pipes or devices.
     """
     directory = Path(location)
     if directory.is_dir():
+        try:
+            require_regular_files(directory)
+        except OSError as error:
+            raise UserError(
+                f"{error.filename} cannot be read ({error.strerror}); fetch the checkpoint again."
+            ) from error
         return Source(location, directory, None)
     return Source(location, *_download(location, patterns))
 
@@ -65,7 +72,7 @@ def read_object(path: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     try:
-        body = parse_json(path.read_text(encoding="utf-8"))
+        body = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); this is no drafter checkpoint."

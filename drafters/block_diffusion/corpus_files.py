@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.line_writers import LineWriter
+from harness.reading import read_text
 from harness.records import read_lines
 from harness.run_files import cut_torn_line
 from harness.same_run import first_difference
@@ -130,7 +131,7 @@ class CorpusFiles:
                 # In place: other processes lock this very file.
                 self.config.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
                 return
-            before = versioned(self.config.read_text(encoding="utf-8"), SCHEMA_VERSION)
+            before = versioned(read_text(self.config), SCHEMA_VERSION)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.config} cannot be used ({error}); build the corpus in another --output-dir."
@@ -171,7 +172,7 @@ class CorpusFiles:
     def read_manifest(self) -> dict[str, Any] | None:
         """The manifest, where there is one and it describes the rows there are."""
         try:
-            body = versioned(self.manifest.read_text(encoding="utf-8"), SCHEMA_VERSION)
+            body = versioned(read_text(self.manifest), SCHEMA_VERSION)
         except (OSError, ValueError):
             return None
         return body if body.get("sha256") == file_digest(self.rows) else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from drafters.block_diffusion.prompts import PromptRow
+from harness.records import read_lines
 from harness.run_files import cut_torn_line
 
 if TYPE_CHECKING:
@@ -88,8 +89,7 @@ def _read_cache(cache: Path) -> dict[str, list[int]]:
     known: dict[str, list[int]] = {}
     if cache.is_file():
         cut_torn_line(cache)  # else the next line would be written behind half of one
-        for line in cache.read_text(encoding="utf-8").splitlines():
-            body = json.loads(line)
+        for body in read_lines(cache, json.loads):
             known[body["key"]] = body["ids"]
     return known
 
