@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
 from harness.verdicts import stands
 from targets.attention import GROUPED
-from targets.base import Scorer, StepScorer, Target, TargetOptions
+from targets.base import LengthAware, Scorer, StepScorer, Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
 
@@ -73,7 +73,8 @@ def audit_answers(
     if not left:
         return found
     own = scorer_of(target)
-    reference = scorer_of(_load_wider(options))
+    wider = _load_wider(options)
+    reference = scorer_of(wider)
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
     prompts = prompts_by_turn(target, tasks, answers)
     end_of = partial(
@@ -82,8 +83,13 @@ def audit_answers(
         max_new_tokens=max_new_tokens,
         max_context=target.max_context,
     )
+
+    def expecting(prompt_ids: Sequence[int]) -> None:
+        for model in (target, wider):
+            expect_answer(model, prompt_ids, max_new_tokens)
+
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
-        for item, differing in _rescored(own, reference, left, prompts):
+        for item, differing in _rescored(own, reference, left, prompts, expecting):
             ar_loop = ar_loop_of(item, answers)
             assert ar_loop is not None
             audit = make_audit(item, ar_loop, differing, exact=exact, wrong_end=end_of(item))
@@ -139,6 +145,13 @@ def scorer_of(target: Target) -> Scorer:
     raise NotAudited(f"not audited: target {target.name} has no `score`; give it that method.")
 
 
+def expect_answer(target: Target, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
+    """Let ``target`` compute what follows as it did when it answered this prompt."""
+    if isinstance(target, LengthAware):
+        room = target.max_context - len(prompt_ids)
+        target.expect(len(prompt_ids) + min(max_new_tokens, room))
+
+
 def prompts_by_turn(
     target: Target, tasks: Mapping[str, PromptSet], answers: Mapping[RecordKey, Generation]
 ) -> dict[tuple[str, str, int], list[int]]:
@@ -174,8 +187,12 @@ def _rescored(
     reference: Scorer,
     left: Sequence[Generation],
     prompts: Mapping[tuple[str, str, int], Sequence[int]],
+    expecting: Callable[[Sequence[int]], None],
 ) -> Iterator[tuple[Generation, list[Deviation]]]:
-    """Answers with their deviations, prompt by prompt; equal tokens share one pass."""
+    """Answers with their deviations, prompt by prompt; equal tokens share one pass.
+
+    ``expecting`` is told each prompt before its answers are scored.
+    """
     by_prompt: dict[tuple[str, str, int], list[Generation]] = defaultdict(list)
     for item in left:
         by_prompt[item.task, item.prompt_id, item.turn].append(item)
@@ -184,6 +201,7 @@ def _rescored(
         for item in items:
             prompt_ids = prompt_of(item, prompts)
             if item.new_tokens not in scored:
+                expecting(prompt_ids)
                 scored[item.new_tokens] = _score(own, reference, prompt_ids, item)
             yield item, scored[item.new_tokens]
 

@@ -30,8 +30,8 @@ def hf_generate(
 
     The stopping rules are the loop's. Nothing else of the model's ``generation_config`` applies,
     so a repetition penalty in it cannot make the baseline another distribution. Weights are laid
-    out as for the loop. Where the target
-    runs with the harness's attention, this uses the library's ``sdpa``.
+    out and rotary factors chosen as for the loop. Where the target runs with the harness's
+    attention, this uses the library's ``sdpa``.
 
     Raises:
         ValueError, UserError: as `harness.decode.generate`.
@@ -41,6 +41,7 @@ def hf_generate(
     memory = PeakMemory(target.device)
     watch = _Watch(stopping, clock)
     target.prepare()
+    target.expect(len(prompt_ids) + stopping.remaining)
     devices = [target.device] if target.device.type == "cuda" else []
     with _as_users_run_it(target.model), torch.random.fork_rng(devices):
         torch.manual_seed(sampling.seed)

@@ -10,6 +10,7 @@ import torch
 
 from harness.auditor import (
     AUDIT_ANEW,
+    expect_answer,
     place_of,
     prompt_of,
     prompts_by_turn,
@@ -40,6 +41,8 @@ def audit_draws(
     sampling: Sampling,
     generations: Sequence[Generation],
     path: Path,
+    *,
+    max_new_tokens: int,
 ) -> dict[RecordKey, Draws]:
     """Score every answer at ``path`` that is not scored yet; all that are then.
 
@@ -49,6 +52,7 @@ def audit_draws(
         sampling: how the run drew its tokens.
         generations: its answers.
         path: ``draws.jsonl``; appended to, one line an answer.
+        max_new_tokens: the run's limit.
 
     Raises:
         NotAudited: the target cannot score, or memory ran out.
@@ -63,7 +67,9 @@ def audit_draws(
     prompts = prompts_by_turn(target, tasks, {key_of(item): item for item in generations})
     with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
         for item in left:
-            draws = _draws(scorer, prompt_of(item, prompts), item, sampling)
+            prompt_ids = prompt_of(item, prompts)
+            expect_answer(target, prompt_ids, max_new_tokens)
+            draws = _draws(scorer, prompt_ids, item, sampling)
             writer.append(draws)
             found[key_of(draws)] = draws
             progress.step(f"{item.method} {item.task}")
@@ -87,7 +93,8 @@ def verify_draws(
         sampling = Sampling(rules["temperature"], rules["top_p"], rules["top_k"])
     except ValueError as error:
         raise UserError(f"run {config['run_id']} was not sampled: {error}.") from error
-    return audit_draws(again.target, again.tasks, sampling, generations, path)
+    limit = config["max_new_tokens"]
+    return audit_draws(again.target, again.tasks, sampling, generations, path, max_new_tokens=limit)
 
 
 def _draws(

@@ -139,7 +139,14 @@ def _audit_draws(
     config = plan.config
     sampling = Sampling(config.temperature, config.top_p, config.top_k)
     try:
-        draws = audit_draws(target, plan.tasks, sampling, generations, files.draws)
+        draws = audit_draws(
+            target,
+            plan.tasks,
+            sampling,
+            generations,
+            files.draws,
+            max_new_tokens=plan.max_new_tokens,
+        )
     except NotAudited as error:
         say(str(error))
         draws = read_draws(files.draws, generations)

@@ -259,6 +259,7 @@ class HarnessModel(TemplateLM):
             _LOG.warning("%d tokens of context do not fit and are cut", len(ids) - self.max_length)
             ids = ids[-self.max_length :]
         self.target.prepare()
+        self.target.expect(len(ids))
         output = self.target.model(
             input_ids=torch.tensor([ids], device=self.target.device),
             use_cache=False,

@@ -70,6 +70,11 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
         if config.exact:
             _hold_exact(target, methods)
         facts = config_facts(plan, target, methods)
+        if place.is_first and (switch := facts["target"].get("rope_switch")):
+            say(
+                f"rope     factors change at {switch} tokens; each answer has one set of them, "
+                f"that of its prompt and {plan.max_new_tokens} tokens"
+            )
         _require_reportable(facts)
         with contextlib.ExitStack() as held:
             files = _open(plan, methods, facts, environment(argv), ring, held)

@@ -107,3 +107,14 @@ class StepScorer(Protocol):
         self, prompt_ids: Sequence[int], new_tokens: Sequence[int]
     ) -> Iterator[torch.Tensor]:
         """As `Scorer.score`, from one pass a token; yields ``[1, V]``."""
+
+
+@runtime_checkable
+class LengthAware(Protocol):
+    """What a target must have if what it computes depends on how long its sequence may become."""
+
+    def expect(self, max_tokens: int) -> None:
+        """Take every pass from now on as part of a sequence of at most ``max_tokens``.
+
+        `Target.start` does the same; whoever scores an answer says it first.
+        """

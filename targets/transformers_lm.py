@@ -19,6 +19,7 @@ from targets.base import TargetOutput
 from targets.exact import TreeProposed
 from targets.layer_outputs import LayerOutputs, decoder_layers
 from targets.packed import can_pack, pack_linear_layers
+from targets.rope import RopeLength
 
 _EXACT_WIDTH = 16
 """Keys of an exact pass come in multiples of this, so that widths are few."""
@@ -70,8 +71,10 @@ class TransformersTarget:
         self._decoder = model.get_decoder()
         self._layers = decoder_layers(self._decoder, self.num_layers)
         self._outputs = LayerOutputs(self._layers, self.device)
+        self._rope = RopeLength(model)
         self._cache: KVCache | None = None
         self._past = 0
+        self._most_tokens = self.max_context
         self.fixed_rows: int | None = None
         """Rows of every pass after the prefill; None outside of exact mode."""
 
@@ -115,6 +118,7 @@ class TransformersTarget:
             "num_parameters": self._num_parameters,
             "packed_weights": self._packs,
             "exact_rows": self.fixed_rows,
+            **({} if self._rope.switch is None else {"rope_switch": self._rope.switch}),
             **self.facts,
         }
 
@@ -146,9 +150,15 @@ class TransformersTarget:
             pack_linear_layers(self.model)
         self._prepared = True
 
+    def expect(self, max_tokens: int) -> None:
+        """See `targets.base.LengthAware`."""
+        self._rope.choose(min(max_tokens, self.max_context))
+
     def start(self, max_tokens: int, max_nodes: int, feature_layers: Sequence[int]) -> None:
         """Empty the cache; its buffers are made again only when they are too small."""
         self.prepare()
+        self.expect(max_tokens)
+        self._most_tokens = min(max_tokens, self.max_context)
         capacity = max_tokens + (self.fixed_rows or max_nodes + 1)
         exact = self.fixed_rows is not None
         if exact:  # one width for every view, whatever was asked before
@@ -193,7 +203,7 @@ class TransformersTarget:
         inputs = {} if proposal.is_chain else self._tree_inputs(proposal)
         if ids.shape[1] > rows:
             positions = torch.arange(self._past, self._past + ids.shape[1], device=self.device)
-            inputs["position_ids"] = positions.clamp(max=self.max_context - 1)[None]
+            inputs["position_ids"] = positions.clamp(max=self._most_tokens - 1)[None]
         output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True, **inputs)
         features = self._features()
         return TargetOutput(output.logits[0, :rows], None if features is None else features[:rows])
@@ -270,6 +280,7 @@ class TransformersTarget:
         """
         before = self._outputs.chosen
         self._outputs.choose(tuple(layers))
+        self.expect(input_ids.shape[1])
         end = contextlib.nullcontext() if with_output else self._outputs.nothing_behind()
         with end:
             output = self._decoder(

@@ -74,12 +74,13 @@ class BatchGenerator:
         waiting.sort(key=lambda i: (-len(queries[i].ids), i))
         if not waiting:
             return
+        rows = max(len(queries[i].ids) + self._limit(queries[i]) for i in waiting)
+        self.target.expect(rows)  # neighbours share a pass, and with it its rotary factors
         if not _reads_together(self.target):
             for index in reversed(waiting):
                 yield index, self._alone(queries[index], index)
             return
         count = min(self.batch_size, len(waiting))
-        rows = max(len(queries[i].ids) + self._limit(queries[i]) for i in waiting)
         cache = BatchedCache(self.target.num_layers, count, rows)
         slots: list[_Slot | None] = [None] * count
         try:
