@@ -33,12 +33,12 @@ _PYTHON = re.compile(
     r"\s*\{?\.?(?:py|python|ipython)[23]?(?:\.\d+)*(?:[:,;=\s(\[{}]+(?P<rest>.*))?$", re.I
 )
 _CODE = re.compile(r"\s*(?:(?:async +)?def|class|import|from) ")
-_TRIPLE = re.compile(r"'''|\"\"\"")
 _STRINGS = re.compile(
     r"\#[^\n]*|'''(?:\\.|(?!''').)*'''|\"\"\"(?:\\.|(?!\"\"\").)*\"\"\""
-    r"|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"",
+    r"|(?P<open>'''|\"\"\")|'(?:\\.|[^'\\\n])*'|\"(?:\\.|[^\"\\\n])*\"",
     re.DOTALL,
 )
+"""Comments and strings; ``open`` is the beginning of one of several lines that has no end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +181,7 @@ def _follows(found: re.Match[str], fence: str) -> Literal["nothing", "another", 
 
 def _inside_string(code: str) -> bool:
     """Whether a string of several lines is open at the end."""
-    return _TRIPLE.search(_STRINGS.sub(" ", code)) is not None
+    return any(found["open"] for found in _STRINGS.finditer(code))
 
 
 def _at_margin(lines: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ The source of this module runs inside the sandbox, on its own with `call_values`
 
 from __future__ import annotations
 
-import builtins
 import collections
 import json
 import os
@@ -27,7 +26,7 @@ _CHANGEABLE = (list, tuple, dict, set, bytearray, collections.deque)
 """Forms of arguments that a call can change, or something inside."""
 
 
-def serve(sources: Sequence[tuple[str, str]], withheld: Sequence[str]) -> None:
+def serve(sources: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
     """Run the sources in one module, then answer requests until there are no more.
 
     A request is a line of JSON on standard input and its reply one on standard output. The answer's
@@ -35,7 +34,8 @@ def serve(sources: Sequence[tuple[str, str]], withheld: Sequence[str]) -> None:
 
     Args:
         sources: name and text of each; the last is the answer.
-        withheld: names that the answer has to define itself, whatever the others did.
+        names: what is asked for; the answer has to define it itself, whatever the others did or
+            Python has.
     """
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -46,7 +46,7 @@ def serve(sources: Sequence[tuple[str, str]], withheld: Sequence[str]) -> None:
     try:
         for number, (place, source) in enumerate(sources, start=1):
             if number == len(sources):
-                for name in withheld:
+                for name in names:
                     module.__dict__.pop(name, None)
             exec(compile(source, place, "exec"), module.__dict__)
         kept = _Kept(module)
@@ -79,8 +79,6 @@ class _Kept:
         found = vars(self._module)
         if reference in found:
             return found[reference]
-        if hasattr(builtins, reference):
-            return getattr(builtins, reference)
         raise NameError(f"name {reference!r} is not defined")
 
     def reply(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -85,5 +85,5 @@ TASK = RowTask(
     ),
     hub=HubFiles("openai/openai_humaneval", ("openai_humaneval/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="humaneval/3", runs_code=True, judge=judge),
+    grader=Grader(rule="humaneval/4", runs_code=True, judge=judge),
 )

@@ -151,7 +151,6 @@ def _calls(code: str, name: str, tests: Sequence[tuple[str, str]]) -> CallTrial:
         answer=(("imports", IMPORTS), ("answer", code)),
         tests=(("tests", _CALLS.format(call=call, tests=tests)),),
         names=("Solution" if in_class else name,),
-        withheld=("Solution", name),
         call_s=TEST_S,
         wall_s=_START_S + TEST_S * (len(tests) + 1),
         numpy=True,
@@ -166,5 +165,5 @@ TASK = RowTask(
         ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"),
     ),
     parse=parse,
-    grader=Grader(rule="livecodebench-public/3", runs_code=True, judge=judge),
+    grader=Grader(rule="livecodebench-public/4", runs_code=True, judge=judge),
 )

@@ -78,5 +78,5 @@ TASK = RowTask(
     files=("mbpp/sanitized_test.jsonl", "mbpp/sanitized-mbpp.json", "sanitized-mbpp.json"),
     hub=HubFiles("google-research-datasets/mbpp", ("sanitized/test-*.parquet",)),
     parse=parse,
-    grader=Grader(rule="mbpp/3", runs_code=True, judge=judge),
+    grader=Grader(rule="mbpp/4", runs_code=True, judge=judge),
 )

@@ -61,9 +61,7 @@ class CallTrial:
     """The last is the answer; those before stand above it."""
     tests: Sources
     names: tuple[str, ...]
-    """What the tests call of the answer's."""
-    withheld: tuple[str, ...] = ()
-    """Names that must be the answer's own, whatever stands above it defines."""
+    """What the tests call of the answer's; its own, whatever else has such a name."""
     call_s: float | None = None
     """Seconds for one call; None for as long as a program may run."""
     wall_s: float | None = None
@@ -72,7 +70,7 @@ class CallTrial:
 
     def attempt(self, runs: Runs) -> Outcome:
         """Passed if the tests ran to their end, and every call came back."""
-        server = _program("call_server", "serve", (tuple(self.answer), self.withheld))
+        server = _program("call_server", "serve", (tuple(self.answer), self.names))
         client = _program("call_client", "check", (tuple(self.tests), self.names, self.call_s))
         answered, tested = runs.converse(
             _PRELUDE + server, client, wall_s=self.wall_s, numpy=self.numpy

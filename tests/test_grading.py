@@ -185,6 +185,11 @@ def test_an_answer_without_a_number_is_an_error() -> None:
         ("```text\nno code\n```", "", "```text\nno code\n```"),
         ("```Python3\na", "", "a\n"),
         ("~~~python\ns = '''\n```\n'''\n~~~", "", "s = '''\n```\n'''\n"),
+        *(
+            (f"```python\ns = {q}a\n```\nb\n```\n{q}\n```\nc", "", f"s = {q}a\n```\nb\n```\n{q}\n")
+            for q in ("'''", '"""')
+        ),
+        ("```python\ns = ''\nt = 'a'\n```\nb\n```\nc\n```", "", "s = ''\nt = 'a'\n"),
         ("- ```python\n  a\n  ```", "", "a\n"),
         ("1. So:\n   ```python\n   def f():\n\n     a\n   ```", "^def f", "def f():\n\n  a\n"),
         ("```\n\tif a:\n\t\tb\n```", "", "if a:\n\tb\n"),
@@ -282,6 +287,20 @@ def test_how_the_machine_ends_a_program(finished: Finished, expected: Outcome) -
 )
 def test_outputs_are_compared_line_by_line(output: str, expected: str, same: bool) -> None:
     assert (output_difference(output, expected) is None) is same
+
+
+def test_what_the_tests_call_is_the_answers_own() -> None:
+    """Neither a built-in function of that name nor what stands above the answer is asked."""
+    tests = (("tests", "assert pow(2, 3) == 8 == mul(2, 4)"),)
+    above = ("imports", "from operator import mul, pow")
+    for source, verdict in (
+        ("", "error"),
+        ("def mul(a, b): return a * b", "error"),
+        ("def mul(a, b): return a * b\ndef pow(a, b): return a ** b", "passed"),
+        ("from operator import mul, pow", "passed"),
+    ):
+        one = CallTrial(answer=(above, ("answer", source)), tests=tests, names=("pow", "mul"))
+        assert one.attempt(RUNS).verdict == verdict, source
 
 
 HUMANEVAL = Prompt(
