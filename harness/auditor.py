@@ -73,7 +73,7 @@ def audit_answers(
     if not left:
         return found
     own = scorer_of(target)
-    wider = _load_wider(options)
+    wider = _load_wider(options, target)
     reference = scorer_of(wider)
     say(f"audit    {len(left)} answers against {WIDER[options.dtype]}")
     prompts = prompts_by_turn(target, tasks, answers)
@@ -122,9 +122,10 @@ def verify_run(
     )
 
 
-def _load_wider(options: TargetOptions) -> Target:
-    """The same target one dtype wider, with no attention of ours."""
-    attn = "sdpa" if options.attn in (None, GROUPED) else options.attn
+def _load_wider(options: TargetOptions, own: Target) -> Target:
+    """``own`` one dtype wider, with no attention of ours; where it computes in that dtype."""
+    attn = own.describe().get("attn")
+    attn = "sdpa" if attn in (None, GROUPED) else attn
     try:
         return load_target(dataclasses.replace(options, dtype=WIDER[options.dtype], attn=attn))
     except UserError as error:
@@ -259,12 +260,29 @@ def _score(
     """Every place of one answer where the reference would have chosen another token."""
     tokens = answer.new_tokens
     with sentences(place_of(answer)):
-        wide = reference.score(prompt_ids, tokens)
+        wide = _computed(reference.score(prompt_ids, tokens))
         found = _deviations(wide, own.score(prompt_ids, tokens), tokens)
         doubtful = any(not stands(item) for item in found)
         if doubtful and isinstance(own, StepScorer):
             found = _measured_again(own, reference, prompt_ids, tokens, found)
     return found
+
+
+def _computed(wide: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+    """``wide``, where the reference's operations exist in its dtype.
+
+    Raises:
+        NotAudited: they do not.
+    """
+    try:
+        yield from wide
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise NotAudited(
+            f"not audited: this target cannot compute one dtype wider ({one_line(error)}); measure "
+            "in a narrower --dtype to have an audit."
+        ) from error
 
 
 def _deviations(

@@ -15,6 +15,7 @@ from transformers.masking_utils import sdpa_mask
 
 from drafters.base import Proposal
 from harness.errors import UserError
+from targets.architecture import text_config
 from targets.cascade import cascade_attention
 
 GROUPED = "grouped"
@@ -239,7 +240,7 @@ def grouped_mask(
 
 def prefer_grouped(model: Any) -> None:
     """Switch ``model`` to ``grouped`` where a pass behind a past shows the library's logits."""
-    ids = torch.arange(1, 7, device=model.device)[None] % model.config.vocab_size
+    ids = torch.arange(1, 7, device=model.device)[None] % text_config(model.config).vocab_size
 
     @torch.inference_mode()
     def logits() -> torch.Tensor:

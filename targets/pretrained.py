@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers import logging as library_logging
 
 from harness import hub
-from harness.errors import UserError
+from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.reading import require_regular_files
 from targets import across_gpus
+from targets.architecture import attention_for, empty_model
 from targets.attention import prefer_grouped
 from targets.base import TargetOptions
 
@@ -28,7 +30,8 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
-LAYER_TYPES = {"full_attention", "sliding_attention"}
+_LONGEST = 200
+"""Characters of a library's own words in a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,18 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
         config = AutoConfig.from_pretrained(
             model, revision=options.revision, local_files_only=cached
         )
-        _check_config(model, config)
-        room = _room(model, config, options, device)
+        shape = empty_model(model, config)
+        rows = shape.get_input_embeddings().num_embeddings
+        tokenizer = _tokenizer(model, options, rows, local_files_only=cached)
+        attn = attention_for(model, options.attn, shape)
+        room = _room(model, shape, options, device)
         network, report = AutoModelForCausalLM.from_pretrained(
             model,
             config=config,
             revision=options.revision,
             local_files_only=cached,
             dtype=dtype,
-            attn_implementation=options.attn or "sdpa",
+            attn_implementation=attn,
             device_map=None if room is None else "balanced",
             max_memory=room,
             output_loading_info=True,
@@ -85,8 +91,6 @@ def load_pretrained(model: str, options: TargetOptions) -> Pretrained:
         network = network.eval().requires_grad_(False)
         if options.attn is None and device.type == "cpu":
             prefer_grouped(network)
-    rows = network.get_input_embeddings().num_embeddings
-    tokenizer = _tokenizer(model, options, rows, local_files_only=cached)
     revision = getattr(network.config, "_commit_hash", None)
     return Pretrained(network, tokenizer, _directory(model, revision), revision)
 
@@ -127,27 +131,11 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
-def _check_config(model: str, config: Any) -> None:
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        raise UserError(
-            f"{model} is a {config.model_type} model, not a causal language model; a target must "
-            "generate text from left to right."
-        )
-    strange = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
-    if strange:
-        raise UserError(
-            f"{model} has {', '.join(sorted(strange))} layers, whose state cannot be rolled back "
-            "here; choose a target with full or sliding-window attention."
-        )
-
-
 def _room(
-    model: str, config: Any, options: TargetOptions, device: torch.device
+    model: str, shape: Any, options: TargetOptions, device: torch.device
 ) -> dict[int, int] | None:
     """Bytes for each GPU of weights to be spread; None where ``device`` takes them all."""
     dtype = _dtype(options.dtype)
-    with torch.device("meta"):
-        shape = AutoModelForCausalLM.from_config(config)
     needed = sum(item.numel() for item in shape.parameters()) * dtype.itemsize
     if options.gpus:
         free = across_gpus.free_bytes(options.gpus)
@@ -218,6 +206,9 @@ def _sentences(model: str, options: TargetOptions) -> Iterator[None]:
         ) from error
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(_explain(error, model, options)) from error
+    except FAILURES as error:  # Code and files of any model there is.
+        raise_ctrl_c(error)
+        raise UserError(f"{model} cannot be loaded: {one_line(error)}.") from error
 
 
 def _explain(error: Exception, model: str, options: TargetOptions) -> str:
@@ -252,4 +243,4 @@ def _explain(error: Exception, model: str, options: TargetOptions) -> str:
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
+    return textwrap.shorten(text.splitlines()[0], _LONGEST, placeholder=" …").rstrip(".")

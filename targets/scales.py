@@ -60,7 +60,7 @@ def measured_scales(target: TransformersTarget) -> Scales:
             f"the logits of {target.name} are not numbers (NaN); its weights are damaged, so "
             "download them again, or its --dtype cannot hold them."
         )
-    cap = getattr(target.model.config.get_text_config(), "final_logit_softcapping", None)
+    cap = getattr(target.text_config, "final_logit_softcapping", None)
     if cap:
         logits = cap * torch.atanh((logits / cap).clamp(-0.999, 0.999))
     return Scales(

@@ -15,6 +15,7 @@ import torch
 from drafters.base import Proposal
 from harness.kv_cache import KVCache
 from targets import attention
+from targets.architecture import text_config
 from targets.base import TargetOutput
 from targets.exact import TreeProposed
 from targets.layer_outputs import LayerOutputs, decoder_layers
@@ -52,11 +53,13 @@ class TransformersTarget:
             enable_thinking: handed to the chat template.
             facts: what `describe` adds: model, revision, weights_sha256, ….
         """
-        config = model.config
+        config = text_config(model.config)
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.facts: dict[str, Any] = dict(facts or {})
+        self.text_config = config
+        """Of the language model: a part of ``model.config`` in multimodal ones."""
         self.hidden_size: int = config.hidden_size
         self.num_layers: int = config.num_hidden_layers
         self.vocab_size: int = self.lm_head.weight.shape[0]
@@ -299,7 +302,7 @@ class TransformersTarget:
         assert self._cache is not None
         width, _ = self._cache.layers[0].get_mask_sizes(len(proposal.parents) + 1)
         return attention.tree_inputs(
-            self.model.config, proposal, self._past, width, self.device, self.dtype
+            self.text_config, proposal, self._past, width, self.device, self.dtype
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +56,10 @@ def _longrope() -> Any:
     return config
 
 
+SMALLEST = {
+    **{"vocab_size": 50, "hidden_size": 8, "intermediate_size": 8},
+    **{"num_hidden_layers": 1, "num_attention_heads": 2},
+}
 _KINDS = ["sliding_attention", "full_attention"]
 
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -74,6 +79,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         attn_logit_softcapping=20.0,
     ),
     "gemma 3": lambda: _gemma(transformers.Gemma3TextConfig, 8, layer_types=_KINDS * 4),
+    "gemma 3, multimodal": lambda: transformers.Gemma3Config(
+        text_config=_gemma(transformers.Gemma3TextConfig, 4, layer_types=_KINDS * 2).to_dict(),
+        vision_config={
+            **{"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1},
+            **{"num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+        },
+        mm_tokens_per_image=4,
+    ),
     "phi": lambda: transformers.PhiConfig(
         partial_rotary_factor=0.5, **_sizes(num_key_value_heads=4)
     ),
@@ -101,6 +114,14 @@ CONFIGS: dict[str, Callable[[], Any]] = {
     ),
 }
 _WITHOUT_SDPA = ("gemma 2", "gpt-oss", "bloom")
+
+
+def write(name: str, directory: Path, **changed: Any) -> Path:
+    """Files of a row's model, float32 and random; its config with fields ``changed``."""
+    model = target(name, **changed).model
+    model.save_pretrained(directory)
+    word_tokenizer().save_pretrained(directory)
+    return directory
 
 
 def target(name: str, config: Any = None, **changed: Any) -> TransformersTarget:

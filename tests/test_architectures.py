@@ -112,6 +112,7 @@ def test_scales_are_those_of_the_configs() -> None:
         "cohere": Scales(output_multiplier=0.25),
         "gemma 2": Scales(input_embedding_scale=4.0, final_logit_softcapping=10.0),
         "gemma 3": Scales(input_embedding_scale=4.0),
+        "gemma 3, multimodal": Scales(input_embedding_scale=4.0),
     }
 
 

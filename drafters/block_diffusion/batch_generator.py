@@ -187,7 +187,7 @@ class BatchGenerator:
             input_ids=torch.tensor(pending, device=target.device)[:, None],
             past_key_values=cache,
             use_cache=True,
-            **step_inputs(target.model.config, at, width, target.dtype),
+            **step_inputs(target.text_config, at, width, target.dtype),
         )
         return self._choose(output.logits[:, -1], slots)
 
@@ -246,7 +246,7 @@ def _reads_together(target: TransformersTarget) -> bool:
         padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
         target.model(input_ids=padded, past_key_values=cache, use_cache=True)
         cache.step(lengths, 5)
-        inputs = step_inputs(target.model.config, lengths, 5, target.dtype)
+        inputs = step_inputs(target.text_config, lengths, 5, target.dtype)
         found = target.model(
             input_ids=ids[0, [2, 4], None], past_key_values=cache, use_cache=True, **inputs
         ).logits[:, -1]

@@ -38,7 +38,7 @@ def drafter_config(
             f"{target.name} has one layer, and a block-diffusion drafter reads those below the "
             "last; train a student, or choose a deeper target."
         )
-    body = target.model.config.get_text_config()
+    body = target.text_config
     heads = _size(body, "num_attention_heads") or max(1, target.hidden_size // _HEAD_DIM)
     groups = _size(body, "num_key_value_heads") or heads
     head_dim = _size(body, "head_dim") or max(1, target.hidden_size // heads)

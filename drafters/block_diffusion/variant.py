@@ -172,7 +172,7 @@ def start_from_target(
     if not all(_same_kind(own, its) for own, its in zip(model.layers, layers, strict=True)):
         return False
     # Granite adds a part of what a sublayer makes; the drafter adds all of it.
-    share = getattr(target.model.config.get_text_config(), "residual_multiplier", 1.0)
+    share = getattr(target.text_config, "residual_multiplier", 1.0)
     for own, its in zip(model.layers, layers, strict=True):
         _copy_layer(own, _fitting(own, its), share)
     width = model.config.hidden_size
