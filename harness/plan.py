@@ -15,6 +15,7 @@ from harness import registry
 from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from targets.base import TargetOptions
+from targets.find import check_target
 from tasks.base import PromptSet
 
 
@@ -64,21 +65,23 @@ def make_plan(config: RunConfig) -> Plan:
         if name not in BASELINES:
             raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")
     _require_distinct((*config.baseline, *(options.method for options in drafters)))
-    _require_target(config.target)
+    device = resolve_device(config.device)
+    target = TargetOptions(
+        name=config.target,
+        dtype=config.dtype,
+        device=device,
+        revision=config.revision,
+        enable_thinking=config.enable_thinking,
+        attn=config.attn,
+    )
+    if not config.fetch:
+        check_target(target)
     for options in drafters:
         _require_drafter(options, config)
-    device = resolve_device(config.device)
     limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
     return Plan(
         config=config,
-        target=TargetOptions(
-            name=config.target,
-            dtype=config.dtype,
-            device=device,
-            revision=config.revision,
-            enable_thinking=config.enable_thinking,
-            attn=config.attn,
-        ),
+        target=target,
         baselines=config.baseline,
         drafters=drafters,
         tasks=load_tasks(config.tasks, config.data_dir, limit),
@@ -133,12 +136,6 @@ def _require_drafter(options: DrafterOptions, config: RunConfig) -> None:
     except MissingCheckpoint:
         if not config.train_if_missing:
             raise
-
-
-def _require_target(name: str) -> None:
-    """A target is a row, a directory or a hub id; a bare word can only be a row."""
-    if "/" not in name and not Path(name).is_dir():
-        registry.resolve("targets", name)
 
 
 def resolve_device(name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import shards
@@ -11,6 +10,7 @@ from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.progress import say
 from harness.registry import Entry, resolve, table
 from targets.base import Target, TargetOptions
+from targets.find import check_target
 
 if TYPE_CHECKING:
     from targets.transformers_lm import TransformersTarget
@@ -24,25 +24,28 @@ _NEEDED = (
 
 
 def load_target(options: TargetOptions) -> Target:
-    """Load a table entry, else a local directory, else a hub id (``owner/name``).
+    """Load a table entry, else a local directory or GGUF file, else a hub id (``owner/name``).
 
     Raises:
         UserError: none of them, or the target cannot be loaded.
     """
     name = options.name
     if name in table("targets"):
-        entry = resolve("targets", name)
-        return _from_entry(options, entry)
+        return _from_entry(options, resolve("targets", name))
+    check_target(options)
+    if name.endswith(".gguf"):
+        from targets import gguf_file
+
+        return gguf_file.load(options, path=name)
     from targets import hugging_face
 
-    if Path(name).is_dir():
-        return hugging_face.load(options, model=name)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"there is no directory {name}; give a target's name, directory or hub id.")
-    if "/" in name:
-        return hugging_face.load(options, model=name)
-    resolve("targets", name)
-    raise AssertionError("resolve raises for a name that is not in the table")
+    return hugging_face.load(options, model=name)
+
+
+def renamed(options: TargetOptions, *, name: str) -> Target:
+    """The target that was once called ``options.name``."""
+    say(f"target {options.name} is called {name} now; --target {name} says the same")
+    return load_target(dataclasses.replace(options, name=name))
 
 
 def _from_entry(options: TargetOptions, entry: Entry) -> Target:

