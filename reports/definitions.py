@@ -64,10 +64,13 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "training seeds or days. Blank below five conversations a task.",
     ),
     (
-        "Tie",
-        "Two neighbours share a rank, marked =, unless the paired 95 % interval of the ratio of "
-        "their overall decode speeds, on the prompts both answered, excludes 1. Also where "
-        "conversations are too few for an interval. First and last of a row of ties may differ.",
+        "Rank",
+        "One more than the number of drafters shown to be faster; a range up to the place above "
+        "those shown to be slower. Shown is what the paired 95 % interval of the ratio of two "
+        "overall decode speeds, on the prompts both answered, says by excluding 1; among many "
+        "pairs a few differ by chance. No rank has a drafter with too few prompts for an interval "
+        "of its speedup, with a MISMATCH (its speeds are struck out), or whose losslessness is not "
+        "judged; nor an oracle, which is told answers, or whose acceptance is chosen.",
     ),
     (
         "Joint acceptance J(k)",

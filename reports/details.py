@@ -11,7 +11,7 @@ from harness.paired import Estimate
 from reports import differences, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
-from reports.group import Comparison, competes, is_oracle
+from reports.group import TOO_FEW, Comparison
 from reports.run import Run
 from reports.tables import OVERALL
 
@@ -119,16 +119,22 @@ def task_table(group: Comparison) -> Table:
 
 _ALL_PAIRS = 6
 """Drafters of a run that are compared each with each."""
+_COMPARED = ("", TOO_FEW, "no speedup")
 
 
 def difference_table(group: Comparison) -> Table | None:
     """Pairs of drafters of one run, faster one first; None where no run has two.
 
+    Oracles, and drafters whose text is not shown to be the target's, have no speed to compare.
     Among many drafters those pairs whose difference has one name.
     """
     rows, left_out = [], 0
     for run in group.runs:
-        methods = [item for other, item in group.ranked() if other is run and competes(item)]
+        methods = [
+            item
+            for other, item in group.ranked()
+            if other is run and group.unranked(run, item) in _COMPARED
+        ]
         pairs = list(itertools.combinations(methods, 2))
         if len(methods) > _ALL_PAIRS:
             kept = [pair for pair in pairs if policies.share_a_part(*pair)]
@@ -238,7 +244,7 @@ def _rate_table(group: Comparison, keys: tuple[str, str], title: str, note: str)
                 _rounds_cell(values),
                 *(_heat_cell(values[rate].get(k), values[total].get(k)) for k in depths),
             ),
-            oracle=is_oracle(item),
+            unranked=bool(group.unranked(run, item)),
         )
         for run, item, values in _positions(group)
     ]

@@ -57,17 +57,16 @@ def of_pairs(run: Run, pairs: Sequence[tuple[str, str]]) -> Iterator[Difference]
         )
 
 
-def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> bool:
-    """Whether the overall speedups of two methods are not shown to differ.
+def speed_ratio(first: tuple[Run, str], second: tuple[Run, str], headline: str) -> Estimate:
+    """Overall decode speed of the first method over that of the second.
 
-    Within a run their decode speeds are compared directly. Across runs each is taken over the
+    Within a run their speeds are compared directly. Across runs each is taken over the
     ``headline`` baseline's answers in its own run.
     """
-    (run, method), (other_run, other) = above, below
+    (run, method), (other_run, other) = first, second
     if run is other_run:
-        sides: list[Sides] = list(zip(by_task(run, other), by_task(run, method), strict=True))
-        return not paired.speedup(sides).excludes(1)
-    change = paired.speedup_change(
+        return paired.speedup(list(zip(by_task(run, other), by_task(run, method), strict=True)))
+    return paired.speedup_change(
         [
             ((slow_b, fast_b), (slow_a, fast_a))
             for slow_b, fast_b, slow_a, fast_a in zip(
@@ -79,7 +78,6 @@ def is_tie(above: tuple[Run, str], below: tuple[Run, str], headline: str) -> boo
             )
         ]
     )
-    return not change.excludes(1)
 
 
 def by_task(run: Run, method: str) -> list[list[Generation]]:

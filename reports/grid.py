@@ -19,6 +19,8 @@ class Cell:
     title: str = ""
     """The whole of something shown in part."""
     best: bool = False
+    struck: bool = False
+    """Shown crossed out: measured, and refuted. Never best, and last in any order."""
     heat: float | None = None
     """0 to 1: how strongly the cell is tinted."""
     bars: tuple[float, ...] = ()
@@ -49,8 +51,8 @@ class Row:
     cells: tuple[Cell, ...]
     muted: bool = False
     """Set apart: a baseline."""
-    oracle: bool = False
-    """Never marked best: its acceptance was chosen by hand."""
+    unranked: bool = False
+    """Never marked best: it does not compete, or nothing shows where it stands."""
     total: bool = False
     """Sums up the rows before it."""
 
@@ -88,7 +90,9 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]
         cells = [
             row.cells[index]
             for row in rows
-            if row.cells[index].value is not None and not row.oracle
+            if row.cells[index].value is not None
+            and not row.cells[index].struck
+            and not row.unranked
         ]
         if column.best is None or len({cell.text for cell in cells}) < 2:
             chosen.append(None)
@@ -99,7 +103,7 @@ def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]
         replace(
             row,
             cells=tuple(
-                replace(cell, best=cell.text == best and not row.oracle)
+                replace(cell, best=cell.text == best and not cell.struck and not row.unranked)
                 for cell, best in zip(row.cells, chosen, strict=True)
             ),
         )

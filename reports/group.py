@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from harness.distribution import Check, checks
+from harness.verdicts import tally
 from reports.grid import Cell
 from reports.run import Run
 from reports.tables import OVERALL, headline_baseline, position_frame, score_frame
+
+MISMATCH = "MISMATCH"
+NOT_JUDGED = "not judged"
+ORACLE = "oracle"
+TOO_FEW = "too few prompts to rank"
+
+_UNRANKED = ("", TOO_FEW, "no speedup", "losslessness not judged", MISMATCH, ORACLE, "baseline")
+"""`Comparison.unranked`, in the order in which rows stand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,17 +36,25 @@ class Comparison:
     """Frames of `reports.tables.position_frame` in one."""
     checks: Mapping[str, Mapping[str, Check | None]]
     """By run id: `harness.distribution.checks`, of the methods that have draws."""
+    verdicts: Mapping[tuple[str, str], str | None]
+    """By run id and method: the worst verdict on its answers or draws; None where none was made."""
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Comparison:
         """The numbers of ``runs``."""
         positions = pd.concat([position_frame(run) for run in runs], ignore_index=True)
+        checked = {run.run_id: checks(run.generations, run.draws) for run in runs}
         return cls(
             runs=tuple(runs),
             headline=headline_baseline(runs),
             scores=score_frame(runs),
             positions=positions,
-            checks={run.run_id: checks(run.generations, run.draws) for run in runs},
+            checks=checked,
+            verdicts={
+                (run.run_id, str(item["method"])): _verdict(run, item["method"], checked)
+                for run in runs
+                for item in run.methods
+            },
         )
 
     @property
@@ -64,22 +81,35 @@ class Comparison:
             for item in answer.rounds or ()
         )
 
+    def unranked(self, run: Run, item: Mapping[str, Any]) -> str:
+        """Why a method has no rank, in a few words; empty where it has one."""
+        method = str(item["method"])
+        if item["kind"] == "baseline":
+            return "baseline"
+        if is_oracle(item):
+            return ORACLE
+        if self.is_refuted(run, method):
+            return MISMATCH
+        if self.verdicts[run.run_id, method] == NOT_JUDGED:
+            return "losslessness not judged"
+        score = self.score(run, method)
+        if score["speedup"] is None:
+            return "no speedup"
+        return TOO_FEW if score["speedup_low"] is None else ""
+
+    def is_refuted(self, run: Run, method: str) -> bool:
+        """Whether an answer, or the draws, of a method are not the target's."""
+        return self.verdicts[run.run_id, method] == MISMATCH
+
     def ranked(self) -> list[tuple[Run, Mapping[str, Any]]]:
-        """Methods with their runs: drafters, fastest first; then oracles; then baselines."""
+        """Methods with their runs: the ranked ones, fastest first, then the others by reason."""
         methods = [(run, item) for run in self.runs for item in run.methods]
 
         def order(pair: tuple[Run, Mapping[str, Any]]) -> tuple[object, ...]:
             score = self.score(pair[0], pair[1]["method"])
-            baseline = pair[1]["kind"] == "baseline"
             speed, tau = score["speedup"] or 0.0, score["tau"] or 0.0
-            return (
-                baseline,
-                not competes(pair[1]),
-                -speed,
-                -tau,
-                pair[1]["method"],
-                pair[0].run_id,
-            )
+            reason = _UNRANKED.index(self.unranked(*pair))
+            return reason, -speed, -tau, pair[1]["method"], pair[0].run_id
 
         return sorted(methods, key=order)
 
@@ -96,16 +126,23 @@ class Comparison:
         name = method if len(self.runs) == 1 else f"{method} ({run.run_id})"
         return Cell(text=name)
 
+    def speed(self, run: Run, method: str, cell: Cell) -> Cell:
+        """A cell that holds a speed, or τ: struck where the method's text is not the target's."""
+        shown = cell.value is not None and self.is_refuted(run, method)
+        return replace(cell, struck=True, title="not of the target's text") if shown else cell
+
     def task_label(self, task: str) -> Cell:
         """The task's name, with a word where its prompts are samples."""
         return Cell(text=f"{task} (samples)" if task in self.first.sample_tasks else task)
 
 
-def competes(item: Mapping[str, Any]) -> bool:
-    """Whether a method is ranked: baselines and oracles are not."""
-    return item["kind"] == "drafter" and not is_oracle(item)
-
-
 def is_oracle(item: Mapping[str, Any]) -> bool:
-    """Whether a method's acceptance is chosen by hand: an upper bound, not a drafter."""
-    return bool(item.get("drafter") == "synthetic")
+    """Whether a method is told the answers, or its acceptance is chosen: no drafter to rank."""
+    return item.get("oracle") is True or item.get("drafter") == "synthetic"
+
+
+def _verdict(
+    run: Run, method: str, checked: Mapping[str, Mapping[str, Check | None]]
+) -> str | None:
+    drawn = checked[run.run_id].get(method)
+    return drawn.verdict if drawn else tally(run.of(method), run.audits).worst

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness import metrics
 from harness.distribution import describe_check
 from harness.paired import or_none
 from harness.verdicts import tally
-from reports import differences, load_mark, policies
+from reports import foreign_mark, load_mark, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
-from reports.group import Comparison, competes, is_oracle
+from reports.group import MISMATCH, NOT_JUDGED, ORACLE, TOO_FEW, Comparison, is_oracle
 from reports.policy_costs import cost_note
+from reports.ranking import Place, Rank, ranks
 from reports.run import Run, processes_a_host
 from reports.tables import OVERALL
 
@@ -24,49 +25,58 @@ def main_table(group: Comparison) -> Table:
     tasks = group.first.tasks
     columns = _columns(tasks, group.first.sample_tasks)
     rows: list[Row] = []
-    ranks = _ranks(group)
+    placed = ranks(group)
     for run, item in group.ranked():
-        scores = {name: group.score(run, item["method"], name) for name in (OVERALL, *tasks)}
+        method, reason = str(item["method"]), group.unranked(run, item)
+        scores = {name: group.score(run, method, name) for name in (OVERALL, *tasks)}
+        label = group.label(run, method)
+        if reason == ORACLE:
+            label = replace(label, detail=ORACLE)
         rows.append(
             Row(
                 cells=(
-                    ranks.get((run.run_id, item["method"]), Cell(text=form.BLANK)),
-                    load_mark.marked(group.label(run, item["method"]), run, item["method"]),
+                    _rank_cell(group, run, item, placed.get((run.run_id, method))),
+                    load_mark.marked(foreign_mark.marked(label, item), run, method),
                     *_draft_cells(item),
-                    *_value_cells(scores, tasks),
-                    _lossless_cell(group, run, item["method"]),
+                    *_value_cells(group, run, method, scores),
+                    _lossless_cell(group, run, method),
                 ),
-                muted=not competes(item),
-                oracle=is_oracle(item),
+                muted=reason not in ("", TOO_FEW),
+                unranked=reason not in ("", "baseline") or not placed,
             )
         )
     return Table(
         title="Leaderboard",
-        note="Ranked by overall decode speedup; = marks a tie, a row not shown to be slower than "
-        "the one above. Best value of each column in bold; ranges are 95 % intervals.",
+        note=_note(placed, rows),
         columns=columns,
         rows=mark_best(columns, rows),
         badge=group.badge,
     )
 
 
-def _ranks(group: Comparison) -> dict[tuple[str, str], Cell]:
-    """Run and method to the rank shown: a tie has the rank of the row above, both marked ``=``."""
-    ranked = [
-        (run, str(item["method"]))
-        for run, item in group.ranked()
-        if competes(item) and group.score(run, item["method"])["speedup"] is not None
-    ]
-    headline = group.headline or ""
-    ties = [differences.is_tie(*pair, headline) for pair in itertools.pairwise(ranked)]
-    cells = {}
-    rank = 1
-    for place, (run, method) in enumerate(ranked, start=1):
-        with_above, with_below = any(ties[place - 2 : place - 1]), any(ties[place - 1 : place])
-        rank = rank if with_above else place
-        text = f"{rank}=" if with_above or with_below else str(rank)
-        cells[run.run_id, method] = Cell(text=text, value=rank)
-    return cells
+def _note(placed: Mapping[Place, Rank], rows: Sequence[Row]) -> str:
+    """How rows are ordered and marked, as far as there is something of it to be seen."""
+    sentences = []
+    if placed:
+        sentences.append("Ranked by overall decode speedup.")
+    if any(rank.rivals for rank in placed.values()):
+        sentences.append(
+            "A range of ranks (1–3) stands where intervals do not tell drafters apart."
+        )
+    if placed:
+        sentences.append("The best value measured in each column is bold.")
+    cells = [cell for row in rows for cell in row.cells]
+    if any(cell.detail and cell.value is not None and not cell.struck for cell in cells):
+        sentences.append("Ranges behind values are 95 % intervals.")
+    if any(cell.struck for cell in cells):
+        sentences.append("Struck out: of a text that is not the target's.")
+    return " ".join(sentences)
+
+
+def _rank_cell(group: Comparison, run: Run, item: Mapping[str, Any], rank: Rank | None) -> Cell:
+    if rank is None:
+        return Cell(text=form.BLANK, title=group.unranked(run, item))
+    return Cell(text=rank.text, value=rank.best)
 
 
 def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]:
@@ -133,14 +143,20 @@ def _draft_cells(item: Mapping[str, Any]) -> tuple[Cell, Cell]:
     return Cell(text=form.text(block), value=block), Cell(text=", ".join(words))
 
 
-def _value_cells(scores: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> list[Cell]:
+def _value_cells(
+    group: Comparison, run: Run, method: str, scores: Mapping[str, Mapping[str, Any]]
+) -> list[Cell]:
     overall = scores[OVERALL]
     memory = overall["peak_memory_bytes"]
-    return [
-        *_with_interval(scores, tasks, "tau", form.ratio),
-        *_with_interval(scores, tasks, "speedup", form.times),
+    reason = MISMATCH if group.is_refuted(run, method) else ""
+    speeds = [
+        *_with_interval(scores, "tau", form.ratio, reason),
+        *_with_interval(scores, "speedup", form.times, reason),
         Cell(text=form.times(overall["speedup_end_to_end"]), value=overall["speedup_end_to_end"]),
         Cell(text=form.rate(overall["tokens_per_s"]), value=overall["tokens_per_s"]),
+    ]
+    return [
+        *(group.speed(run, method, cell) for cell in speeds),
         Cell(text=form.gibibytes(memory), value=memory),
         Cell(text=form.count(overall["num_generations"]), value=overall["num_generations"]),
         Cell(text=form.count(overall["num_failures"]), value=overall["num_failures"]),
@@ -161,42 +177,13 @@ def _lossless_cell(group: Comparison, run: Run, method: str) -> Cell:
 
 
 def _with_interval(
-    scores: Mapping[str, Mapping[str, Any]],
-    tasks: Sequence[str],
-    key: str,
-    rule: Callable[[Any], str],
+    scores: Mapping[str, Mapping[str, Any]], key: str, rule: Callable[[Any], str], reason: str
 ) -> list[Cell]:
-    """The overall value with its interval, then those of the tasks."""
+    """The overall value with its interval, or why it does not count; then those of the tasks."""
+    cells = [Cell(text=rule(score[key]), value=score[key]) for score in scores.values()]
     overall = scores[OVERALL]
-    detail = form.interval(overall[f"{key}_low"], overall[f"{key}_high"])
-    cells = [Cell(text=rule(scores[name][key]), value=scores[name][key]) for name in tasks]
-    return [Cell(text=rule(overall[key]), value=overall[key], detail=detail), *cells]
-
-
-def lead(group: Comparison) -> str:
-    """The answer in a sentence; empty where no drafter has an overall speedup."""
-    run, item = group.ranked()[0]
-    score = group.score(run, item["method"])
-    if not competes(item) or score["speedup"] is None:
-        return ""
-    accepted = "" if score["tau"] is None else f" and τ = {form.ratio(score['tau'])}"
-    verdict = "Fastest drafter" if score["speedup"] > 1 else "No drafter beats the baseline; best"
-    ranks = _ranks(group)
-    # A row of ties may be long; those at its end can differ from the one at its head.
-    rivals = [
-        str(other["method"])
-        for owner, other in group.ranked()[1:]
-        if (cell := ranks.get((owner.run_id, other["method"]))) is not None
-        and cell.value == 1
-        and differences.is_tie(
-            (run, item["method"]), (owner, other["method"]), group.headline or ""
-        )
-    ]
-    tied = f" Not shown to be faster than {', '.join(rivals)}." if rivals else ""
-    return (
-        f"{verdict}: {item['method']}, decoding at {form.times(score['speedup'])} the speed "
-        f"of {group.headline}{accepted}.{tied}"
-    )
+    detail = reason or form.interval(overall[f"{key}_low"], overall[f"{key}_high"])
+    return [replace(cells[0], detail=detail), *cells[1:]]
 
 
 def notes(group: Comparison) -> list[str]:
@@ -236,11 +223,10 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
         drawn = group.checks[run.run_id].get(method)
         if drawn is not None and drawn.verdict == "MISMATCH":
             found.append(f"MISMATCH: the draws of {method} are not the target's; see below.")
+        if group.verdicts[run.run_id, method] == NOT_JUDGED:
+            found.append(f"losslessness of {method} is not judged; see below.")
         if is_oracle(item):
-            found.append(
-                f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))}): "
-                "an upper bound, not a drafter, and not ranked."
-            )
+            found.append(_oracle_note(item))
         if cost := cost_note(group, run, item):
             found.append(cost)
         if 0 < left_out < total:
@@ -250,7 +236,16 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"{unpaired} of {total} answers of {method} have no baseline answer to the same "
                 "prompt tokens: not in the speedups."
             )
-    return found + load_mark.footnote(run)
+    return found + load_mark.footnote(run) + foreign_mark.footnotes(run)
+
+
+def _oracle_note(item: Mapping[str, Any]) -> str:
+    method = item["method"]
+    if item.get("drafter") == "synthetic":
+        what = f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))})"
+    else:
+        what = f"{method} is an oracle, told the answers that it drafts"
+    return f"{what}: an upper bound, not a drafter, and not ranked."
 
 
 def _sharing_note(run: Run) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from harness.load import DISTURBED_CORES, disturbance
 from reports.grid import Cell
 from reports.run import Run
 
-_MARK = "°"
+MARK = "°"
+MEANING = f"{MARK} measured beside other work: times are less certain, see the notes."
+"""For tables of times below the main one."""
 
 
 def marked(label: Cell, run: Run, method: str) -> Cell:
@@ -16,17 +19,26 @@ def marked(label: Cell, run: Run, method: str) -> Cell:
     cores = disturbance(run.of(method))
     if cores is None:
         return label
-    return replace(label, text=label.text + _MARK, title=f"other load {cores:.2f} cores")
+    return replace(label, text=label.text + MARK, title=f"other load {cores:.2f} cores")
+
+
+def meaning(labels: Iterable[Cell]) -> str:
+    """`MEANING`, behind a blank, where one of ``labels`` has the mark; else empty."""
+    return f" {MEANING}" if any(label.text.endswith(MARK) for label in labels) else ""
+
+
+def loads(run: Run, methods: Iterable[str]) -> str:
+    """The methods that have the mark, each with its load; empty where none has it."""
+    found = {name: disturbance(run.of(name)) for name in methods}
+    return ", ".join(f"{name} {cores:.2f}" for name, cores in found.items() if cores is not None)
 
 
 def footnote(run: Run) -> list[str]:
     """What the mark means, and the load of every row that has it; nothing where none does."""
-    names = [str(item["method"]) for item in run.methods]
-    found = {name: disturbance(run.of(name)) for name in names}
-    loads = [f"{name} {cores:.2f}" for name, cores in found.items() if cores is not None]
-    if not loads:
+    shown = loads(run, (str(item["method"]) for item in run.methods))
+    if not shown:
         return []
     return [
-        f"{_MARK} other processes kept more than {DISTURBED_CORES} cores busy during the median "
-        f"answer, so its times are less certain ({', '.join(loads)} cores)."
+        f"{MARK} other processes kept more than {DISTURBED_CORES} cores busy during the median "
+        f"answer, so its times are less certain ({shown} cores)."
     ]

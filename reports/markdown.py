@@ -43,5 +43,5 @@ def _title(column: Column) -> str:
 
 def _cell(cell: Cell) -> str:
     text = escape(cell.text)
-    text = f"**{text}**" if cell.best else text
+    text = f"~~{text}~~" if cell.struck else f"**{text}**" if cell.best else text
     return f"{text} ({escape(cell.detail)})" if cell.detail else text

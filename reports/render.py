@@ -18,7 +18,8 @@ from reports.definitions import DEFINITIONS
 from reports.draws_table import draws_table
 from reports.grid import Table
 from reports.group import Comparison
-from reports.leaderboard import lead, main_table, notes
+from reports.lead import lead
+from reports.leaderboard import main_table, notes
 from reports.page import render
 from reports.policy_tables import policy_tables
 from reports.quality import quality_table

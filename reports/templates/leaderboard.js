@@ -6,6 +6,7 @@ document.querySelectorAll("thead button").forEach((button) => {
   const sortKey = (row) => {
     const cell = row.cells[column];
     const text = cell.textContent.trim();
+    if (cell.querySelector("s")) return null;
     return "value" in cell.dataset ? Number(cell.dataset.value) : text === "–" ? null : text;
   };
   button.addEventListener("click", () => {
