@@ -6,11 +6,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hand_made_answers import TASKS, HandMade, answers
 
 from harness.errors import UserError
 from tasks.grading import Outcome, grader_of
 from tasks.sandbox import Sandbox, numpy_here
+from tests.hand_made_answers import TASKS, HandMade, answers
 
 
 @pytest.fixture(scope="module")
