@@ -57,6 +57,8 @@ class Audit(Key):
     wrong_end: str = ""
     """How its end breaks the rules of stopping; empty where it does not, and in older audits, which
     did not look."""
+    dtype: str | None = None
+    """The run's, which says how much noise is rounding; None in older audits."""
 
     def __post_init__(self) -> None:
         shorter = min(self.num_tokens, self.num_ar_loop_tokens)
@@ -90,6 +92,7 @@ def make_audit(
     *,
     exact: bool = False,
     wrong_end: str = "",
+    dtype: str | None = None,
 ) -> Audit:
     """The record of ``generation``, compared with the answer of ``ar_loop``.
 
@@ -112,6 +115,7 @@ def make_audit(
         deviations=tuple(deviations),
         promised=exact and generation.rounds is not None,
         wrong_end=wrong_end,
+        dtype=dtype,
     )
 
 

@@ -92,7 +92,14 @@ def audit_answers(
         for item, differing in _rescored(own, reference, left, prompts, expecting):
             ar_loop = ar_loop_of(item, answers)
             assert ar_loop is not None
-            audit = make_audit(item, ar_loop, differing, exact=exact, wrong_end=end_of(item))
+            audit = make_audit(
+                item,
+                ar_loop,
+                differing,
+                exact=exact,
+                wrong_end=end_of(item),
+                dtype=options.dtype,
+            )
             writer.append(audit)
             found[key_of(audit)] = audit
             progress.step(f"{audit.method} {audit.task}")

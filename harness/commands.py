@@ -23,7 +23,7 @@ from harness.config import (
     VerifyConfig,
 )
 from harness.errors import UserError
-from harness.verdicts import audit_lines, describe_mismatch, mismatches
+from harness.verdicts import audit_lines, describe_mismatch, mismatches, unjudged_lines
 
 if TYPE_CHECKING:
     from harness.runner import RunResult
@@ -113,9 +113,16 @@ def _verify_greedy(run: Run, config: VerifyConfig) -> int:
     found = mismatches(audits.values())
     for audit, deviation in found:
         print(describe_mismatch(audit, deviation), file=sys.stderr)
+    for line in (unjudged := list(unjudged_lines(audits.values()))):
+        print(line, file=sys.stderr)
     if not audits:
         raise UserError("nothing was audited: no answer of the run has ar_loop's beside it.")
-    summary = {"audit": str(path), "num_audited": len(audits), "num_mismatches": len(found)}
+    summary = {
+        "audit": str(path),
+        "num_audited": len(audits),
+        "num_mismatches": len(found),
+        "num_not_judged": len(unjudged),
+    }
     print(json.dumps(summary))
     return 1 if found else 0
 

@@ -20,7 +20,7 @@ from harness.run_files import RunFiles
 from harness.sampling import Sampling
 from harness.score_records import read_scored
 from harness.stages import read_stages
-from harness.verdicts import describe_mismatch, mismatches
+from harness.verdicts import describe_mismatch, mismatches, unjudged_lines
 
 if TYPE_CHECKING:
     from targets.base import Target
@@ -127,6 +127,8 @@ def _audit_greedy(
     found = mismatches(audits.values())
     for audit, deviation in found:
         say(describe_mismatch(audit, deviation))
+    for line in unjudged_lines(audits.values()):
+        say(line)
     return len(found) if audits else None
 
 

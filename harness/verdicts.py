@@ -9,7 +9,7 @@ from typing import Literal
 from harness.audit_records import Audit, Deviation
 from harness.records import Generation, RecordKey, key_of
 
-Verdict = Literal["exact", "ties only", "MISMATCH"]
+Verdict = Literal["exact", "ties only", "not judged", "MISMATCH"]
 
 TOLERANCE = 3.0
 """A token stands if its margin is at most this many times the noise at its position.
@@ -25,6 +25,18 @@ and 3.03 times its noise. So the auditor measures a token that does not stand a 
 """
 
 
+NOISE_CEILINGS = {"float32": 0.01, "float16": 0.25, "bfloat16": 2.0}
+"""Most noise, in logits, that rounding to a dtype explains; with more an answer is not judged.
+
+Three times the noise excuses a token, so noise without a bound excuses any. Over some 800 tokens of
+SmolLM2 the largest was 0.63 in bfloat16 (median 0.17), 0.081 in float16 and 0.000035 in float32;
+over 2,880 of tiny random models with large weights 1.05, 0.11 and 0.000034. Each ceiling is three
+times the larger one or less, in float16 an eighth of bfloat16's (it has three bits more). That of
+float32 is wider: long contexts round rotary angles there, which the reference does not undo. Even
+so it is far below the 4.7 to 7.6 of factors that changed with length (`targets.rope`).
+"""
+
+
 def stands(deviation: Deviation) -> bool:
     """Whether the noise at its position explains the token."""
     return deviation.margin <= TOLERANCE * deviation.noise
@@ -35,7 +47,8 @@ def verdict(audit: Audit) -> Verdict:
 
     The rules of stopping look at tokens alone, so an answer that is the beginning of another was
     cut in the wrong place by one of them: no tie explains it. Nor does one where ``ar_loop``'s
-    tokens were promised.
+    tokens were promised. Where noise is above its ceiling, the run's pass and the reference compute
+    two functions, and what that noise would excuse is not shown to be the target's.
     """
     if any(not stands(item) for item in audit.deviations) or ends_elsewhere(audit):
         return "MISMATCH"
@@ -43,7 +56,20 @@ def verdict(audit: Audit) -> Verdict:
         return "MISMATCH"
     if audit.promised and audit.first_divergence is not None:
         return "MISMATCH"
+    if noisiest(audit) is not None:
+        return "not judged"
     return "exact" if audit.first_divergence is None else "ties only"
+
+
+def ceiling(audit: Audit) -> float:
+    """Most noise that rounding explains; the highest there is where the dtype is not known."""
+    return NOISE_CEILINGS.get(audit.dtype or "", max(NOISE_CEILINGS.values()))
+
+
+def noisiest(audit: Audit) -> Deviation | None:
+    """The token with the most noise above the ceiling; None where none has."""
+    over = [item for item in audit.deviations if item.noise > ceiling(audit)]
+    return max(over, key=lambda item: item.noise, default=None)
 
 
 def ends_elsewhere(audit: Audit) -> bool:
@@ -71,25 +97,31 @@ class Tally:
     exact: int
     ties_only: int
     mismatch: int
+    not_judged: int = 0
     not_audited: int
     largest_tie: Deviation | None
     """The largest margin that noise explained."""
+    most_noise: float | None = None
+    """Where answers were not judged."""
 
     @property
     def worst(self) -> Verdict | None:
         """None where nothing was audited."""
         if self.mismatch:
             return "MISMATCH"
+        if self.not_judged:
+            return "not judged"
         if self.ties_only:
             return "ties only"
         return "exact" if self.exact else None
 
     @property
     def counts(self) -> str:
-        """All four in words."""
+        """All of them in words."""
+        unjudged = f"{self.not_judged} not judged, " if self.not_judged else ""
         return (
             f"{self.exact} exact, {self.ties_only} ties only, {self.mismatch} MISMATCH, "
-            f"{self.not_audited} not audited"
+            f"{unjudged}{self.not_audited} not audited"
         )
 
 
@@ -97,13 +129,20 @@ def tally(generations: Sequence[Generation], audits: Mapping[RecordKey, Audit]) 
     """Counts over the answers of one method."""
     found = [audits[key_of(item)] for item in generations if key_of(item) in audits]
     verdicts = [verdict(item) for item in found]
-    ties = [item for audit in found for item in audit.deviations if stands(item)]
+    ties = [
+        item
+        for audit in found
+        for item in audit.deviations
+        if stands(item) and item.noise <= ceiling(audit)
+    ]
     return Tally(
         exact=verdicts.count("exact"),
         ties_only=verdicts.count("ties only"),
         mismatch=verdicts.count("MISMATCH"),
+        not_judged=verdicts.count("not judged"),
         not_audited=len(generations) - len(found),
         largest_tie=max(ties, key=lambda item: item.margin, default=None),
+        most_noise=max((item.noise for audit in found if (item := noisiest(audit))), default=None),
     )
 
 
@@ -140,6 +179,18 @@ def describe_mismatch(audit: Audit, deviation: Deviation | None) -> str:
     )
 
 
+def unjudged_lines(audits: Iterable[Audit]) -> Iterator[str]:
+    """For a person: each answer that was not judged, and the noise that is too much."""
+    for audit in audits:
+        worst = noisiest(audit)
+        if worst is not None and verdict(audit) == "not judged":
+            yield (
+                f"not judged: {_place(audit)}: position {worst.position}, noise "
+                f"{worst.noise:.3g}, of which rounding explains {ceiling(audit):.3g} in "
+                f"{audit.dtype or 'any dtype'}; margin {worst.margin:.3g}"
+            )
+
+
 def _place(audit: Audit) -> str:
     return (
         f"{audit.task} {audit.prompt_id}, turn {audit.turn}, {audit.method}, repeat {audit.repeat}"
@@ -155,7 +206,7 @@ def audit_lines(
         margin = None if ar_loop is None else divergence_margin(audit, ar_loop)
         if margin is not None:
             yield (
-                f"{verdict(audit):<9}  {_place(audit)}: parts from ar_loop at position "
+                f"{verdict(audit):<10}  {_place(audit)}: parts from ar_loop at position "
                 f"{audit.first_divergence}, margin {margin:.3g}"
             )
     for method in dict.fromkeys(item.method for item in generations):

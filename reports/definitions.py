@@ -152,7 +152,9 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "stands and the answer is ar_loop's, token for token. ties only: every token stands. "
         "MISMATCH: a token does not stand, or the answer ends where no stop token, limit or "
         "context ends it, or goes on where one does, or is a beginning of ar_loop's or the other "
-        "way round, or in exact mode is another at all. "
+        "way round, or in exact mode is another at all. not judged: noise at a token is above what "
+        "rounding makes in the run's dtype, so the two passes compute different things and explain "
+        "nothing. "
         "The column shows a method's worst verdict. It is blank where no answer was audited.",
     ),
     (

@@ -195,10 +195,19 @@ def run_table(group: Comparison) -> Table:
 def audit_table(group: Comparison) -> Table | None:
     """Verdicts by method; None where nothing was audited."""
     rows = []
-    for run, item in group.ranked():
-        found = tally(run.of(item["method"]), run.audits)
+    tallies = [
+        (run, item, tally(run.of(item["method"]), run.audits)) for run, item in group.ranked()
+    ]
+    unjudged = any(found.not_judged for _, _, found in tallies)
+    for run, item, found in tallies:
         tie = found.largest_tie
-        counts = (found.exact, found.ties_only, found.mismatch, found.not_audited)
+        counts = (
+            found.exact,
+            found.ties_only,
+            found.mismatch,
+            *((found.not_judged,) if unjudged else ()),
+            found.not_audited,
+        )
         cells = (
             group.label(run, item["method"]),
             *(Cell(text=form.count(value), value=value) for value in counts),
@@ -219,6 +228,7 @@ def audit_table(group: Comparison) -> Table | None:
             Column(title="exact"),
             Column(title="ties only"),
             Column(title="MISMATCH"),
+            *((Column(title="not judged"),) if unjudged else ()),
             Column(title="not audited"),
             Column(title="Largest tie"),
             Column(title="Noise there"),

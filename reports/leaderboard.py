@@ -215,10 +215,17 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
             )
         if failed:
             found.append(f"failures of {method}: {failed}; listed below, part of no number.")
-        if wrong := tally(run.of(method), run.audits).mismatch:
+        judged = tally(run.of(method), run.audits)
+        if judged.mismatch:
             found.append(
-                f"MISMATCH: {wrong} of {total} answers of {method} are not the target's; listed "
-                "below."
+                f"MISMATCH: {judged.mismatch} of {total} answers of {method} are not the target's; "
+                "listed below."
+            )
+        if judged.not_judged:
+            found.append(
+                f"not judged: {judged.not_judged} of {total} answers of {method} hold more noise "
+                f"than rounding makes ({form.small(judged.most_noise)}), so they are not shown to "
+                "be the target's."
             )
         drawn = group.checks[run.run_id].get(method)
         if drawn is not None and drawn.verdict == "MISMATCH":

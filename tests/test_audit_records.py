@@ -58,6 +58,7 @@ def audits(draw: st.DrawFn) -> Audit:
             "first_divergence": None if equal else divergence,
             "deviations": tuple(deviation(p, draw(size), draw(size)) for p in places),
             "wrong_end": draw(st.text(max_size=5)),
+            "dtype": draw(st.sampled_from((None, "float32", "bfloat16"))),
         }
     )
 

@@ -232,6 +232,21 @@ def audited_run(path: Path, *, bug: bool) -> Path:
     return write_run(path, made, settings(), audits=audits)
 
 
+def test_answers_that_are_not_judged_are_not_called_lossless(tmp_path: Path) -> None:
+    made = records()
+    loop, own = made[0], made[4]
+    assert isinstance(loop, Generation) and isinstance(own, Generation)
+    own = dataclasses.replace(own, new_tokens=(*own.new_tokens[:4], 9, *own.new_tokens[5:]))
+    noisy = Deviation(position=4, margin=4.8, noise=7.6)
+    audits = [make_audit(loop, loop, ()), make_audit(own, loop, (noisy,), dtype="float32")]
+    run = write_run(tmp_path / "run", [*made[:4], own, made[5]], settings(), audits=audits)
+    text = write_leaderboard([run], tmp_path)[0].read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if "| combined" in line and "not judged" in line]
+    assert "ties only" not in row and "exact" not in row
+    assert "answers of combined hold more noise than rounding makes (7.6)" in text
+    assert "| MISMATCH | not judged | not audited |" in text
+
+
 def test_verdicts_are_shown(tmp_path: Path) -> None:
     run = audited_run(tmp_path / "run", bug=True)
     path, html = write_leaderboard([run], tmp_path)
