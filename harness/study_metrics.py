@@ -100,20 +100,33 @@ def growth(before: float, after: float, ratio: float) -> float:
     return float((after / before) ** (1 / math.log2(ratio)) - 1)
 
 
-def headline(taus: Mapping[int, float]) -> tuple[int, bool]:
+def only(values: FloatArray) -> FloatArray:
+    """τ of the first recipe."""
+    return np.asarray(values[..., 0])
+
+
+def headline(taus: Mapping[int, Estimate]) -> tuple[int, bool]:
     """The budget at which numbers are quoted, and whether it is a plateau.
+
+    A drafter that is not shown to accept anything has none, however little its τ grows.
 
     Args:
         taus: held-back τ of the reference, mean over seeds, by budget in steps.
 
     Returns:
-        The first budget that gained less than `PLATEAU` on the one before, a doubling of it, and
-        True; else the largest, and False.
+        The first budget that gained less than `PLATEAU` on the one before, a doubling of it, with
+        τ shown above 1, and True; else the largest, and False.
     """
     for before, after in itertools.pairwise(sorted(taus)):
-        if growth(taus[before], taus[after], after / before) < PLATEAU:
+        first, last = taus[before].value or 1.0, taus[after].value or 1.0
+        if exceeds(taus[after], 1) and growth(first, last, after / before) < PLATEAU:
             return after, True
     return max(taus), False
+
+
+def exceeds(found: Estimate, neutral: float) -> bool:
+    """Whether the whole interval lies above ``neutral``; not without an interval."""
+    return found.low is not None and found.low > neutral
 
 
 # The 2³ factorial

@@ -80,6 +80,15 @@ class Table:
         return groups
 
 
+def has_ranges(rows: Sequence[Row]) -> bool:
+    """Whether a value has something behind it: an interval, in the tables that ask."""
+    return any(
+        cell.detail and cell.value is not None and not cell.struck
+        for row in rows
+        for cell in row.cells
+    )
+
+
 def mark_best(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
     """Rows with the best value of every column marked; ties at the printed precision share it.
 

@@ -12,7 +12,7 @@ from harness.paired import or_none
 from harness.verdicts import tally
 from reports import foreign_mark, load_mark, policies
 from reports import formatting as form
-from reports.grid import Cell, Column, Row, Table, mark_best
+from reports.grid import Cell, Column, Row, Table, has_ranges, mark_best
 from reports.group import MISMATCH, NOT_JUDGED, ORACLE, TOO_FEW, Comparison, is_oracle
 from reports.policy_costs import cost_note
 from reports.ranking import Place, Rank, ranks
@@ -65,10 +65,9 @@ def _note(placed: Mapping[Place, Rank], rows: Sequence[Row]) -> str:
         )
     if placed:
         sentences.append("The best value measured in each column is bold.")
-    cells = [cell for row in rows for cell in row.cells]
-    if any(cell.detail and cell.value is not None and not cell.struck for cell in cells):
+    if has_ranges(rows):
         sentences.append("Ranges behind values are 95 % intervals.")
-    if any(cell.struck for cell in cells):
+    if any(cell.struck for row in rows for cell in row.cells):
         sentences.append("Struck out: of a text that is not the target's.")
     return " ".join(sentences)
 

@@ -12,7 +12,7 @@ from harness.study_curves import Association
 from harness.study_records import Measurement, Replayed
 from harness.waste import pooled
 from reports import formatting as form
-from reports.grid import Cell, Column, Row, Table, mark_best
+from reports.grid import Cell, Column, Row, Table, has_ranges, mark_best
 from reports.study_view import StudyView, tau_cell
 
 _BLANK = Cell(text=form.BLANK)
@@ -143,7 +143,12 @@ def correlation_table(view: StudyView) -> Table | None:
         note="What is cheap to watch, correlated with what is verified (see the definitions). "
         f"The first is of replays at {form.count(view.headline[0])} steps, all prompts and seeds "
         "pooled, without blocks that reach over the end of an answer; the second is on held-back "
-        "prompts. Intervals are 95 %, by drawing whole prompts, or whole trainings.",
+        "prompts."
+        + (
+            " Intervals are 95 %, by drawing whole prompts, or whole trainings."
+            if has_ranges(rows)
+            else ""
+        ),
         columns=(
             Column(title="Of", kind="label"),
             Column(title="In", kind="text"),

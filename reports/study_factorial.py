@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.study_metrics import ALL_THREE, FACTORS, SUM_OF_SINGLES, Tau, contrast, effects
 from reports import formatting as form
-from reports.grid import Cell, Column, Row, Table
+from reports.grid import Cell, Column, Row, Table, has_ranges
 from reports.study_view import (
     Place,
     StudyView,
@@ -67,8 +67,8 @@ def _effect_table(places: Sequence[Place], found: Sequence[Tau | None], steps: i
         note=f"All eight combinations of the interventions at {form.count(steps)} steps. A main "
         "effect is the mean τ of the four with an intervention less that of the four without; an "
         "interaction of two is half of what the one changes the effect of the other by. "
-        "Intervals are 95 %, over conversations and seeds; beside them the same contrast of "
-        "each seed alone, mean ± standard deviation.",
+        + ("Intervals are 95 %, over conversations and seeds. " if has_ranges(rows) else "")
+        + "Over seeds: the same contrast of each seed alone, mean ± standard deviation.",
         columns=(
             Column(title="Effect", kind="label"),
             *(

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import study_metrics
 from harness.errors import UserError
 from harness.study_files import load_results
 from harness.whole_file import write_text
@@ -20,6 +19,7 @@ from reports.page import render
 from reports.study_curves import Curves, learning_curves
 from reports.study_details import arm_table, correlation_table, position_tables, waste_table
 from reports.study_factorial import factorial_tables
+from reports.study_lead import lead
 from reports.study_sweeps import horizon_table, responses_table, sweep_tables
 from reports.study_tables import budget_table, gain_table, tau_table
 from reports.study_view import AXES, StudyView
@@ -133,39 +133,10 @@ def _report(view: StudyView) -> Report:
     ]
     return Report(
         title=f"Study {view.results.name}",
-        lead=" ".join(_lead(view)),
+        lead=" ".join(lead(view)),
         facts=tuple(_facts(view)),
         notes=tuple(_notes(view)),
         parts=tuple(part for part in parts if part is not None),
-    )
-
-
-def _lead(view: StudyView) -> Iterator[str]:
-    """The largest gain at the headline budget, with its interval and what it rests on."""
-    steps, plateau = view.headline
-    place, tasks = view.main_place
-    reference = view.recipe(view.reference, steps)
-    gains = {
-        name: found
-        for name in view.others
-        if (found := view.tau([reference, view.recipe(name, steps)], tasks)) is not None
-    }
-    reason = "where it stops to rise" if plateau else "the largest measured"
-    yield f"Headline budget of {view.reference}: {form.count(steps)} steps, {reason}."
-    if not gains:
-        return
-    best = max(gains, key=lambda name: float(study_metrics.gain(gains[name].values)))
-    most = gains[best].estimate(study_metrics.gain)
-    ends = form.points_interval(most.low, most.high)
-    counts = ", ".join(
-        (
-            form.counted(len(gains[best].seeds), "seed"),
-            form.counted(gains[best].num_prompts, "prompt"),
-        )
-    )
-    yield (
-        f"There {best} gains most: {form.points(most.value or 0.0)} % in replayed τ"
-        f"{f' ({ends})' if ends else ''} over {view.reference}, {place} ({counts})."
     )
 
 

@@ -9,7 +9,7 @@ from drafters.block_diffusion.objectives import Objective
 from harness import study_metrics
 from harness.study import Recipe, row_facts
 from reports import formatting as form
-from reports.grid import Cell, Column, Row, Table
+from reports.grid import Cell, Column, Row, Table, has_ranges
 from reports.study_view import (
     AXES,
     StudyView,
@@ -86,7 +86,8 @@ def _sweep_table(
     return Table(
         title=title,
         note=f"At {form.count(view.headline[0])} steps{f'; {fixed}' if fixed else ''}. Choose on "
-        "held-back prompts. Gains are over the first value of a sweep, with 95 % intervals.",
+        "held-back prompts. Gains are over the first value of a sweep"
+        f"{', with 95 % intervals' if has_ranges(rows) else ''}.",
         columns=(
             Column(title="Value", kind="label"),
             Column(title="Objective", kind="text"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from harness import study_metrics
 from harness.study_metrics import PLATEAU, Tau
 from reports import formatting as form
-from reports.grid import Cell, Column, Row, Table
+from reports.grid import Cell, Column, Row, Table, has_ranges
 from reports.study_view import StudyView, prompts_cell, seeds_cell, share_cell, tau_cell
 
 _BLANK = Cell(text=form.BLANK)
@@ -49,7 +49,8 @@ def budget_table(view: StudyView) -> Table | None:
         title="The reference against its budget",
         note=f"Replayed τ of {view.reference} on held-back prompts, mean ± standard deviation over "
         "seeds. The headline is the first budget at which a doubling gained less than "
-        f"{100 * PLATEAU:g} %, else the largest reached. Each budget is a training of its own.",
+        f"{100 * PLATEAU:g} % with τ shown above 1, else the largest reached. Each "
+        "budget is a training of its own.",
         columns=(
             Column(title="Steps", kind="label"),
             Column(title="τ held back"),
@@ -96,9 +97,8 @@ def gain_table(view: StudyView) -> Table | None:
     return Table(
         title=f"Gain over {view.reference} against budget",
         note="Mean τ over seeds, over that of the reference on the same answers and seeds, less 1; "
-        "overall is the ratio of the means over tasks. Intervals are 95 %: conversations are drawn "
-        "within each task and seeds apart from them, the same for both sides. The headline "
-        "budget is shaded.",
+        f"overall is the ratio of the means over tasks.{_intervals(rows)} The headline budget is "
+        "shaded.",
         columns=columns,
         rows=tuple(rows),
     )
@@ -134,6 +134,16 @@ def tau_table(view: StudyView) -> Table | None:
             *_prompt_columns(view),
         ),
         rows=tuple(rows),
+    )
+
+
+def _intervals(rows: Sequence[Row]) -> str:
+    """What ranges are, where there are any."""
+    if not has_ranges(rows):
+        return ""
+    return (
+        " Intervals are 95 %: conversations are drawn within each task and seeds apart from them, "
+        "the same for both sides."
     )
 
 

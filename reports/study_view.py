@@ -140,10 +140,12 @@ class StudyView:
         Raises:
             NoData: the reference was not measured at any.
         """
-        taus = {steps: float(value.values[0]) for steps, value in self.reference_taus.items()}
+        taus = self.reference_taus
         if not taus:
             raise NoData("the reference has not been measured")
-        return study_metrics.headline(taus)
+        return study_metrics.headline(
+            {steps: found.estimate(study_metrics.only) for steps, found in taus.items()}
+        )
 
     def curves(self, *, whole: bool = True) -> dict[Arm, list[Point]]:
         """Learning curves of all arms, or the last point of each that is finished."""

@@ -13,6 +13,7 @@ from harness import study_curves as curves_of
 from harness import study_metrics as metrics
 from harness.correlation import clustered_correlation
 from harness.metrics import NoData
+from harness.paired import Estimate
 from harness.study import Arm, Recipe
 from harness.study_metrics import ALL_THREE, SUM_OF_SINGLES, Tau, contrast, effects
 from tests.study_directories import measurement, replayed
@@ -141,14 +142,31 @@ def test_growth_is_that_of_a_doubling() -> None:
     assert metrics.growth(2.0, 2.1, 2**0.5) == pytest.approx(1.05**2 - 1)
 
 
+def shown(taus: dict[int, float], half: float | None = 0.1) -> dict[int, Estimate]:
+    """τ by budget, each with an interval of that half width, or with none."""
+    return {
+        steps: Estimate(
+            value=tau, low=None if half is None else tau - half, high=half and tau + half
+        )
+        for steps, tau in taus.items()
+    }
+
+
 def test_the_headline_is_the_first_plateau_else_the_largest_budget() -> None:
     rising = {100: 2.0, 200: 2.2, 400: 2.4}
-    assert metrics.headline(rising) == (400, False)
-    assert metrics.headline({**rising, 800: 2.43, 1600: 3.0}) == (800, True)
-    assert metrics.headline({100: 2.0}) == (100, False)
+    assert metrics.headline(shown(rising)) == (400, False)
+    assert metrics.headline(shown({**rising, 800: 2.43, 1600: 3.0})) == (800, True)
+    assert metrics.headline(shown({100: 2.0})) == (100, False)
     # 2.5 % by four times the budget is less than 2 % a doubling.
-    assert metrics.headline({100: 2.0, 400: 2.05}) == (400, True)
-    assert metrics.headline({100: 2.0, 200: 1.9}) == (200, True)
+    assert metrics.headline(shown({100: 2.0, 400: 2.05})) == (400, True)
+    assert metrics.headline(shown({100: 2.0, 200: 1.9})) == (200, True)
+
+
+def test_a_plateau_is_where_something_is_shown_to_be_accepted() -> None:
+    assert metrics.headline(shown({100: 1.0, 200: 1.0, 400: 1.0}, half=0.0)) == (400, False)
+    assert metrics.headline(shown({100: 1.05, 200: 1.06, 400: 1.3})) == (400, False)
+    assert metrics.headline(shown({100: 1.11, 200: 1.12, 400: 1.3})) == (200, True)
+    assert metrics.headline(shown({100: 2.0, 200: 2.0, 400: 2.0}, half=None)) == (400, False)
 
 
 def eight(effect) -> Tau:

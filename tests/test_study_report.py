@@ -70,10 +70,59 @@ def test_gain_against_budget(tmp_path: Path) -> None:
     budget = table(markdown, "The reference against its budget")
     assert [row["growth a doubling, %"] for row in budget] == ["–", "+100.0", "0.0"]
     assert [row["Headline"] for row in budget] == ["", "", "headline (plateau)"]
-    assert "Headline budget of uniform: 40 steps, where it stops to rise." in markdown
+    reason = "the first where a doubling gained less than 2 %"
+    assert f"Headline budget of uniform: 40 steps, {reason}." in markdown
     assert "There combined gains most: +16.7 % in replayed τ" in markdown
     assert "overall (2 seeds, 12 prompts)" in markdown
     assert "+16.7 %" in html and "not decoded" in html
+
+
+def lead_of(directory: Path) -> str:
+    """The paragraph under the title."""
+    return pages(directory)[0].split("\n\n")[1]
+
+
+def test_where_nothing_is_accepted_there_is_neither_plateau_nor_gain(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", BUDGETS, lambda arm: {"held_back": [1] * 6})
+    assert lead_of(study.directory) == (
+        "Headline budget of uniform: 40 steps, the largest measured; its τ is not shown to be "
+        "above 1. There no objective is shown to gain in replayed τ over uniform, held back "
+        "(2 seeds, 6 prompts)."
+    )
+    budget = table(pages(study.directory)[0], "The reference against its budget")
+    assert [row["Headline"] for row in budget] == ["", "", "headline (largest)"]
+
+
+def test_too_few_prompts_show_no_gain_and_speak_of_no_intervals(tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path / "s",
+        BUDGETS,
+        lambda arm: {"held_back": [2 + (arm.recipe.objective == "combined")] * 4},
+    )
+    markdown, _ = pages(study.directory)
+    assert "Too few prompts to show a gain over uniform, held back (2 seeds, 4 prompts)" in markdown
+    assert "gains most" not in markdown and "plateau)" not in markdown
+    assert "Intervals are 95 %" not in markdown.split("## Definitions")[0]
+
+
+def test_a_gain_whose_interval_holds_nothing_is_named_for_no_objective(tmp_path: Path) -> None:
+    def taus(arm: Arm) -> dict[str, list[int]]:
+        return {"held_back": [1, 2, 3, 2, 3, 4 if arm.recipe.objective == "combined" else 3]}
+
+    text = lead_of(write_study(tmp_path / "s", BUDGETS, taus).directory)
+    assert "There no objective is shown to gain" in text and "combined" not in text
+
+
+def test_objectives_that_no_interval_tells_apart_are_named_beside_the_first(tmp_path: Path) -> None:
+    asked = BUDGETS.replace('"combined"]', '"combined", "chain", "focal"]')
+    more = {"uniform": 0, "combined": 2, "chain": 2, "focal": 1}
+
+    def taus(arm: Arm) -> dict[str, list[int]]:
+        return {"held_back": [1 + more[arm.recipe.objective]] * 6}
+
+    text = lead_of(write_study(tmp_path / "s", asked, taus).directory)
+    assert "There combined gains +200.0 % in replayed τ (+200.0 to +200.0)" in text
+    assert text.endswith("Not shown to gain less: chain.")
 
 
 def test_other_tables_of_the_headline_budget(tmp_path: Path) -> None:
