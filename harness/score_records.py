@@ -68,6 +68,8 @@ class CodeFacts:
     python: str
     limits: Mapping[str, float]
     containment: ContainmentFacts
+    numpy: str | None = None
+    """Its version, for LiveCodeBench's programs; None where they had none."""
 
     @classmethod
     def of(cls, sandbox: Sandbox) -> Self:
@@ -76,6 +78,7 @@ class CodeFacts:
             "python": platform.python_version(),
             "limits": dataclasses.asdict(sandbox.limits),
             "containment": sandbox.containment.facts(),
+            "numpy": sandbox.numpy,
         }
         return typed(cls, json.loads(json.dumps(facts)))
 

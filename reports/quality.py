@@ -33,7 +33,7 @@ def quality_table(group: Comparison) -> Table | None:
         return None
     return Table(
         title="Quality",
-        note=" ".join((_NOTE, *_containments(group))),
+        note=" ".join((_NOTE, *_notes_of_tasks(group), *_containments(group))),
         columns=(
             Column(title="Task", kind="label"),
             Column(title="Drafter", kind="text"),
@@ -53,11 +53,17 @@ def quality_table(group: Comparison) -> Table | None:
 
 _NOTE = (
     "passed % is of the n answers that were tried, with Wilson's 95 % interval. Against ar_loop, "
-    "on the prompts where both were tried: difference in points, lost and won prompts, and p. "
-    "MBPP's prompt does not name the function that its tests call. LiveCodeBench's shares are not "
-    "upstream's pass@1: the tests are the public ones, and the grader differs as docs/graders.md "
-    "lists."
+    "on the prompts where both were tried: difference in points, lost and won prompts, and p."
 )
+_NOTES_OF_TASKS = {
+    "mbpp": "MBPP's prompt does not name the function that its tests call.",
+    "livecodebench": (
+        "LiveCodeBench's shares are not upstream's pass@1: only the public tests are run, one "
+        "answer a prompt counts, a program runs as it stands instead of inside a function, its "
+        "results are compared outside its process, and of several blocks the one that defines what "
+        "is called is taken (docs/graders.md lists every difference)."
+    ),
+}
 
 
 def _cells(run: Run, task: str, method: Mapping[str, Any]) -> tuple[Cell, ...]:
@@ -95,6 +101,12 @@ def _count(value: int) -> Cell:
     return Cell(text=form.count(value), value=value)
 
 
+def _notes_of_tasks(group: Comparison) -> list[str]:
+    """What is to be known of the tasks that can be scored."""
+    scored = {task for run in group.runs if (found := run.scored.scoring) for task in found.tasks}
+    return [note for task, note in _NOTES_OF_TASKS.items() if task in scored]
+
+
 def _containments(group: Comparison) -> list[str]:
     """What programs ran under, in one sentence a distinct state."""
     found = []
@@ -112,7 +124,8 @@ def _containments(group: Comparison) -> list[str]:
 def _code(code: CodeFacts) -> str:
     """Interpreter, limits and fences that answers ran under."""
     limits = ", ".join(f"{name} {value:,}" for name, value in code.limits.items())
-    parts = [f"Programs ran under Python {code.python}, with limits {limits}"]
+    numpy = f" (numpy {code.numpy} for LiveCodeBench)" if code.numpy else ""
+    parts = [f"Programs ran under Python {code.python}{numpy}, with limits {limits}"]
     held = code.containment["held"]
     for words, wanted in (("tried and contained", True), ("NOT contained", False)):
         names = [name.replace("_", " ") for name, holds in held.items() if holds is wanted]

@@ -42,9 +42,12 @@ IMPORTS = "".join(f"from {name} import *\n" for name in _STARS.split()) + "".joi
     [*(f"import {name}\n" for name in _MODULES.split()), "sys.setrecursionlimit(50_000)\n"]
 )
 """What upstream's graders import for every answer, in their order: later names win."""
+_DIGITS = "sys.set_int_max_str_digits(50_000)\n"
+"""As upstream's graders allow; Python's own limit is 4,300."""
 
 _CALLS = """\
-import json
+import json, sys
+{digits}\
 call = {call}
 for number, (lines, expected) in enumerate({tests!r}, start=1):
     found = call(*(json.loads(line) for line in lines.split("\\n")))
@@ -134,7 +137,13 @@ def judge(prompt: Prompt, text: str) -> Outcome | list[Trial]:
     called = [(test["input"], test["output"]) for test in tests if test["testtype"] == "functional"]
     trials: list[Trial] = [
         InputTrial(
-            code, test["input"], test["output"], f"test {number}", IMPORTS, TEST_S, numpy=True
+            code,
+            test["input"],
+            test["output"],
+            f"test {number}",
+            IMPORTS + _DIGITS,
+            TEST_S,
+            numpy=True,
         )
         for number, test in enumerate(tests, start=1)
         if test["testtype"] == "stdin"
@@ -148,8 +157,8 @@ def _calls(code: str, name: str, tests: Sequence[tuple[str, str]]) -> CallTrial:
     in_class = re.search(r"^class +Solution\b", code, re.MULTILINE) is not None
     call = f"Solution().{name}" if in_class else name
     return CallTrial(
-        answer=(("imports", IMPORTS), ("answer", code)),
-        tests=(("tests", _CALLS.format(call=call, tests=tests)),),
+        answer=(("imports", IMPORTS + _DIGITS), ("answer", code)),
+        tests=(("tests", _CALLS.format(digits=_DIGITS, call=call, tests=tests)),),
         names=("Solution" if in_class else name,),
         call_s=TEST_S,
         wall_s=_START_S + TEST_S * (len(tests) + 1),
@@ -165,5 +174,5 @@ TASK = RowTask(
         ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl"),
     ),
     parse=parse,
-    grader=Grader(rule="livecodebench-public/4", runs_code=True, judge=judge),
+    grader=Grader(rule="livecodebench-public/5", runs_code=True, judge=judge),
 )

@@ -21,7 +21,7 @@ from harness.errors import UserError
 from tasks.sandbox_launch import Ended, Limits, Line, launch
 from tasks.sandbox_probe import Containment, probe
 
-__all__ = ["Containment", "Finished", "Limits", "Sandbox", "numpy_here"]
+__all__ = ["Containment", "Finished", "Limits", "Sandbox"]
 
 _LONGER_S = 5.0
 """What tests get beyond the answer's time, so that the answer's end is the one that is seen."""
@@ -51,10 +51,13 @@ class Sandbox:
     """
 
     containment: Containment
+    numpy: str | None
+    """Its version, for programs that may import it; None where it is not installed."""
 
     def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 (it is frozen)
         self.limits = limits
         self.containment = probe(limits)
+        self.numpy = _numpy_here().version
 
     def run(
         self, program: str, stdin: str = "", *, wall_s: float | None = None, numpy: bool = False
@@ -114,7 +117,7 @@ class Sandbox:
     def _launch(
         self, program: str, stdin: str | Line, limits: Limits, *, numpy: bool = False
     ) -> Finished:
-        packages = numpy_here().directories if numpy else ()
+        packages = _numpy_here().directories if numpy else ()
         steps = self.containment.steps
         try:
             ended = launch(program, stdin, limits, steps=steps, packages=packages)
@@ -134,7 +137,7 @@ class Installed:
 
 
 @functools.cache
-def numpy_here() -> Installed:
+def _numpy_here() -> Installed:
     """The numpy of this environment, found without importing it."""
     try:
         package = importlib.metadata.distribution("numpy")

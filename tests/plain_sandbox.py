@@ -41,6 +41,7 @@ class Sandbox:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.containment = Containment()
+        self.numpy = "2.0.1"
         self._lock = threading.Lock()
 
     def run(

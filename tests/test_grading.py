@@ -177,6 +177,25 @@ def test_an_answer_without_a_number_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("<think>It may be \\boxed{{3}}.</think>\nIt is {0}.", "passed"),
+        ("Is it \\boxed{{3}}?\n</think>\n\nIt is {0}.", "passed"),
+        ("<think>a</think>\n<reasoning>\\boxed{{3}}</reasoning> It is {0}.", "passed"),
+        ("[THINK]\\boxed{{3}}[/THINK]It is {0}.", "passed"),
+        ("<|channel|>analysis<|message|>\\boxed{{3}}<|channel|>final<|message|>{0}", "passed"),
+        ("<think>It is \\boxed{{{0}}}.</think>\nIt is 3.", "failed"),
+        ("<think>It is \\boxed{{{0}}}, or is it", "error"),
+        ("Between <b> and </b> stands {0}", "passed"),
+    ],
+)
+def test_thoughts_are_no_answer(text: str, verdict: str) -> None:
+    prompt = next(p for p in samples(gsm8k).values() if p.reference["answer"] != "3")
+    right = prompt.reference["answer"]
+    assert gsm8k.judge(prompt, text.format(right)).verdict == verdict
+
+
+@pytest.mark.parametrize(
     ("text", "wanted", "code"),
     [
         ("```python\na\n```\n```py\nb\n```", "", "b\n"),
@@ -417,6 +436,18 @@ def test_livecodebench_programs_read_and_print(code: str, verdict: str) -> None:
 def test_livecodebench_functions_are_called(code: str, verdict: str) -> None:
     prompt = contest("functional", ("[1, 2]\n2", "[2, 4]"), ("[]\n0", "[]"))
     assert grader(livecodebench).grade(prompt, fenced(code), RUNS).verdict == verdict
+
+
+def test_numbers_may_have_as_many_digits_as_upstream_allows() -> None:
+    nines = "9" * 9000
+    code = "def twice(n): return 2 * int(str(n))"
+    calls, reads = (
+        contest("functional", ("1", "2"), (nines, f"1{nines[1:]}8")),
+        contest("stdin", (nines, f"1{nines[1:]}8")),
+    )
+    assert grader(livecodebench).grade(calls, fenced(code), RUNS).verdict == "passed"
+    printed = fenced("print(2 * int(input()))")
+    assert grader(livecodebench).grade(reads, printed, RUNS).verdict == "passed"
 
 
 def test_a_prompt_without_tests_is_not_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -169,6 +170,35 @@ def test_the_page_states_the_containment(tmp_path: Path) -> None:
         assert "Programs ran under Python 3.11.9" in text
         assert "tried and contained: network; NOT contained: other files." in text
         assert "50.0" in text and "Quality" in text
+
+
+def test_the_page_says_what_a_tasks_share_is_not(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run")
+    write_scores(directory, GSM8K)
+    page = leaderboard_text([directory])
+    assert "does not name the function" in page and "pass@1" not in page
+    rule = TaskRule(rule="livecodebench/1", runs_code=True, tests_sha256=DIGEST)
+    scoring = Scoring(tasks={**SCORING.tasks, "livecodebench": rule}, code=None)
+    write_scores(directory, GSM8K, scoring)
+    page = leaderboard_text([directory])
+    assert "LiveCodeBench's shares are not upstream's pass@1: only the public tests" in page
+    assert "docs/graders.md" in page
+
+
+def test_the_page_names_the_numpy_that_programs_had(tmp_path: Path) -> None:
+    directory = run_directory(tmp_path / "run")
+    code = dataclasses.replace(CODE, numpy="2.0.1")
+    write_scores(directory, GSM8K, Scoring(tasks=SCORING.tasks, code=code))
+    page = leaderboard_text([directory])
+    assert "Programs ran under Python 3.11.9 (numpy 2.0.1 for LiveCodeBench), with" in page
+
+
+def test_the_page_says_where_questions_have_another_text(tmp_path: Path) -> None:
+    words = "question 121 has another text than FastChat's"
+    task = {"task": "gsm8k", "source": {**source(), "note": words}, "prompt_ids": ["0"]}
+    records = [answer(method, 0) for method in ("ar_loop", "combined")]
+    page = leaderboard_text([write_run(tmp_path / "run", records, config(tasks=[task]))])
+    assert f"directory; {words}" in page
 
 
 def test_without_scored_tasks_there_is_no_table(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_numbers_are_scored_and_programs_only_when_allowed(
     scoring = read_scoring(run_dir / "scoring.json")
     assert scoring is not None and scoring.code is not None
     assert scoring.code.containment["held"] == {"cpu_time": True, "open_reads": False}
-    assert scoring.code.limits["wall_s"] == 10.0
+    assert scoring.code.limits["wall_s"] == 10.0 and scoring.code.numpy == "2.0.1"
     third = Scored(capsys, run_dir)
     assert third.summary == second.summary and len(lines(run_dir)) == 12
 

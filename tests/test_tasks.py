@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.registry import resolve
-from tasks import TASKS
+from tasks import TASKS, mt_bench
 from tasks.base import PromptSet
 from tasks.gsm8k import normalise_number
 from tasks.row_task import RowTask
@@ -112,6 +112,26 @@ def test_mt_bench_turns_are_raw(tmp_path: Path, key: str) -> None:
     assert turns == ("First? ", "Second\n")
     assert prompt_id == "81"
     assert reference == {"category": "writing"}
+
+
+def test_questions_with_another_text_than_fastchats_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [[f"First {number}?", "Second?"] for number in range(81, 84)]
+    monkeypatch.setattr(mt_bench, "_DIGESTS", "".join(map(mt_bench.digest, turns)))
+
+    def note(changed: dict[int, list[str]]) -> str:
+        rows = [
+            {"question_id": number, "category": "c", "turns": changed.get(number, known)}
+            for number, known in enumerate(turns, start=81)
+        ]
+        write_jsonl(tmp_path / "mt_bench/question.jsonl", rows)
+        return task("mt_bench").load(tmp_path, 1).source.note
+
+    assert note({}) == ""
+    assert note({82: ["First 82?", "Second? "]}) == ("question 82 has another text than FastChat's")
+    others = {81: ["First 81?Second?", ""], 83: ["Second?", "First 83?"]}
+    assert note(others) == "2 questions have another text than FastChat's"
 
 
 @pytest.mark.parametrize(
@@ -331,6 +351,12 @@ def test_upstream_files_are_read_whole(name: str) -> None:
     assert found.source.num_rows == len(found.prompts) == NUM_ROWS[name]
     assert all(turn.strip() for prompt in found.prompts for turn in prompt.turns)
     assert {prompt.task for prompt in found.prompts} == {name}
+
+
+@needs_data
+def test_at_most_the_hubs_one_question_has_another_text() -> None:
+    words = "question 121 has another text than FastChat's"
+    assert task("mt_bench").load(DATA_DIR, None).source.note in ("", words)
 
 
 @needs_data
