@@ -20,15 +20,22 @@ class Positions:
     """``[max depth + 1]``: rounds in which exactly k draft tokens were accepted, from k = 0."""
     kept: tuple[int, ...]
     """``[max depth]``: #{accepted ≥ k}, from k = 1; so are the others."""
-    offered: tuple[int, ...]
-    """``[max depth]``: #{depth ≥ k}."""
     reached: tuple[int, ...]
     """``[max depth]``: #{accepted ≥ k - 1 and depth ≥ k}."""
 
     @property
     def joint(self) -> tuple[float, ...]:
-        """``[max depth]``: J_k = kept over offered."""
-        return tuple(kept / offered for kept, offered in zip(self.kept, self.offered, strict=True))
+        """``[max depth]``: J_k = kept over all rounds, so that it never rises with k.
+
+        Rounds that offered less than k count as not accepting k: whether depth is a drafter's
+        choice, a tree's shape or cut at the answer's end, the sum stays that of accepted tokens.
+        """
+        return tuple(kept / self.num_rounds for kept in self.kept)
+
+    @property
+    def num_rounds(self) -> int:
+        """All of them."""
+        return sum(self.histogram)
 
     @property
     def conditional(self) -> tuple[float | None, ...]:
@@ -65,6 +72,5 @@ def positions_of(rounds: Iterable[tuple[int, int]]) -> Positions:
     return Positions(
         histogram=tuple(int(weight[accepted == k].sum()) for k in range(deepest + 1)),
         kept=tuple(int(weight[accepted >= k].sum()) for k in later),
-        offered=tuple(int(weight[depth >= k].sum()) for k in later),
         reached=tuple(int(weight[(accepted >= k - 1) & (depth >= k)].sum()) for k in later),
     )

@@ -74,8 +74,8 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "Joint acceptance J(k)",
-        "Among rounds that offered at least k draft tokens in a row, the share that accepted k or "
-        "more. Where all rounds offer the same depth and nothing is cut, τ = 1 + J(1) + J(2) + …",
+        "The share of all rounds that accepted k draft tokens or more; a round that offered less "
+        "counts as one that did not. Tasks pooled, τ uncut = 1 + J(1) + J(2) + …",
     ),
     (
         "Conditional acceptance C(k)",

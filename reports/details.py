@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.paired import Estimate
-from reports import differences, policies
+from reports import differences, load_mark, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
 from reports.group import TOO_FEW, Comparison
@@ -31,6 +31,8 @@ def _range(key: str) -> Callable[[_Score], Cell]:
 _TAU = "τ, accepted length"
 _SPEEDUP = "Speedup"
 _SPEED = "Decode speed"
+_COUNTS = 5
+"""Columns of `_TASK_COLUMNS` that hold neither τ nor a speed: the last ones."""
 _TASK_COLUMNS: tuple[tuple[Column, Callable[[_Score], Cell]], ...] = (
     (Column(title="pooled", group=_TAU, markdown="τ"), _value("tau", form.ratio)),
     (Column(title="95 %", group=_TAU, markdown="τ 95 %", kind="text"), _range("tau")),
@@ -98,15 +100,19 @@ def task_table(group: Comparison) -> Table:
     for run, item in group.ranked():
         for task in (*group.first.tasks, OVERALL):
             score = group.score(run, item["method"], task)
+            method = str(item["method"])
+            values = [cell(score) for _, cell in _TASK_COLUMNS]
             cells = (
-                group.label(run, item["method"]),
+                load_mark.marked(group.label(run, method), run, method),
                 group.task_label(task),
-                *(cell(score) for _, cell in _TASK_COLUMNS),
+                *(group.speed(run, method, cell) for cell in values[:-_COUNTS]),
+                *values[-_COUNTS:],
             )
             rows.append(Row(cells=cells, muted=item["kind"] == "baseline", total=task == OVERALL))
     return Table(
         title="Every number by task",
-        note="Hold a published figure against the column that is named after where it comes from.",
+        note="Hold a published figure against the column that is named after where it comes from."
+        + load_mark.meaning(rows),
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),
@@ -128,7 +134,7 @@ def difference_table(group: Comparison) -> Table | None:
     Oracles, and drafters whose text is not shown to be the target's, have no speed to compare.
     Among many drafters those pairs whose difference has one name.
     """
-    rows, left_out = [], 0
+    rows, left_out, told = [], 0, False
     for run in group.runs:
         methods = [
             item
@@ -142,9 +148,10 @@ def difference_table(group: Comparison) -> Table | None:
             pairs = kept
         named = [(str(first["method"]), str(second["method"])) for first, second in pairs]
         for pair in differences.of_pairs(run, named):
+            told |= len(pair.untold) < 2
             cells = (
-                group.label(run, pair.first),
-                Cell(text=pair.second),
+                load_mark.marked(group.label(run, pair.first), run, pair.first),
+                load_mark.marked(Cell(text=pair.second), run, pair.second),
                 _estimate(pair.tau, form.signed),
                 Cell(text=form.spread(pair.tau.low, pair.tau.high) or form.BLANK),
                 _estimate(pair.speed, form.times),
@@ -158,8 +165,9 @@ def difference_table(group: Comparison) -> Table | None:
     return Table(
         title="Differences between drafters",
         note="On the answers both have, over all tasks: τ of the drafter less that of the other, "
-        "and its decode speed over the other's. Intervals are paired, 95 % each; among many pairs "
-        "a few differ by chance. n counts the answers that τ compares."
+        "and its decode speed over the other's. n counts the answers that τ compares."
+        + (_INTERVALS if told else "")
+        + load_mark.meaning(rows)
         + (
             f" {form.count(left_out)} pairs that have neither drafter nor test-time method in "
             "common are left out."
@@ -179,6 +187,9 @@ def difference_table(group: Comparison) -> Table | None:
         rows=tuple(rows),
         badge=group.badge,
     )
+
+
+_INTERVALS = " Intervals are paired, 95 % each; among many pairs a few differ by chance."
 
 
 def _verdict(pair: differences.Difference) -> str:
@@ -203,10 +214,9 @@ def position_tables(group: Comparison) -> list[Table]:
     return [
         _rate_table(
             group,
-            ("joint", "num_offered"),
+            ("joint", None),
             "Joint acceptance J(k)",
-            "Percent of rounds offering k draft tokens that accepted at least k; tasks pooled."
-            + (_JOINT_OF_TREES if group.has_trees else ""),
+            "Percent of all rounds that accepted at least k draft tokens; tasks pooled.",
         ),
         _rate_table(
             group,
@@ -219,17 +229,14 @@ def position_tables(group: Comparison) -> list[Table]:
     ]
 
 
-_JOINT_OF_TREES = (
-    " A tree offers as many as its longest path; what it accepted may lie on any other."
-)
 _CONDITIONAL_OF_TREES = (
     " Where a tree accepted a shorter path to its end, no next token was on offer; the records do "
     "not tell, and it counts as refused."
 )
 
 
-def _rate_table(group: Comparison, keys: tuple[str, str], title: str, note: str) -> Table:
-    """``keys`` are the columns of a rate and of the rounds it is a share of."""
+def _rate_table(group: Comparison, keys: tuple[str, str | None], title: str, note: str) -> Table:
+    """``keys`` are the columns of a rate and of the rounds it is a share of; None: of all."""
     depths = range(1, int(group.positions["k"].max()) + 1)
     columns = (
         Column(title="Drafter", kind="label"),
@@ -242,7 +249,10 @@ def _rate_table(group: Comparison, keys: tuple[str, str], title: str, note: str)
             cells=(
                 group.label(run, item["method"]),
                 _rounds_cell(values),
-                *(_heat_cell(values[rate].get(k), values[total].get(k)) for k in depths),
+                *(
+                    _heat_cell(values[rate].get(k), values[total].get(k) if total else None)
+                    for k in depths
+                ),
             ),
             unranked=bool(group.unranked(run, item)),
         )

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from harness.load import DISTURBED_CORES, disturbance
-from reports.grid import Cell
+from reports import formatting as form
+from reports.grid import Cell, Row
 from reports.run import Run
 
 MARK = "°"
-MEANING = f"{MARK} measured beside other work: times are less certain, see the notes."
-"""For tables of times below the main one."""
+_MEANING = f" {MARK} measured beside other work, so times are less certain: see the notes."
 
 
 def marked(label: Cell, run: Run, method: str) -> Cell:
-    """The label of a method's row, with the mark where it has one."""
+    """The label of a method's row, or a time of it, with the mark where it has one."""
     cores = disturbance(run.of(method))
-    if cores is None:
+    if cores is None or label.text == form.BLANK:
         return label
     return replace(label, text=label.text + MARK, title=f"other load {cores:.2f} cores")
 
 
-def meaning(labels: Iterable[Cell]) -> str:
-    """`MEANING`, behind a blank, where one of ``labels`` has the mark; else empty."""
-    return f" {MEANING}" if any(label.text.endswith(MARK) for label in labels) else ""
+def meaning(rows: Sequence[Row]) -> str:
+    """What the mark means, for the note of a table below the main one; empty where none has it."""
+    cells = (cell for row in rows for cell in row.cells)
+    return _MEANING if any(cell.text.endswith(MARK) for cell in cells) else ""
 
 
 def loads(run: Run, methods: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from reports.run import Run
 def cost_note(group: Comparison, run: Run, item: Mapping[str, Any]) -> str:
     """A sentence on a method that is no faster than its own chain; else empty."""
     method, chain = str(item["method"]), own_chain(run, item)
-    if chain is None:
+    if chain is None or any(group.is_refuted(run, name) for name in (method, chain)):
         return ""
     speed = paired.speedup(list(zip(by_task(run, chain), by_task(run, method), strict=True)))
     if speed.value is None or speed.value > 1:

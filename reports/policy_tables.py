@@ -10,8 +10,9 @@ from harness.metrics import Sides
 from harness.paired import Estimate
 from harness.records import Generation
 from reports import formatting as form
+from reports import load_mark
 from reports.differences import by_task
-from reports.grid import Cell, Column, Row, Table
+from reports.grid import Cell, Column, Row, Table, has_ranges
 from reports.group import Comparison
 from reports.policies import OWN_CHAIN, Lineup, lineups
 from reports.run import Run
@@ -77,23 +78,24 @@ def policy_tables(group: Comparison) -> list[Table]:
     stacks.sort(key=lambda name: name != OWN_CHAIN)
     policies = [name for name in stacks if name != OWN_CHAIN] if OWN_CHAIN in stacks else []
     several = any(len(own) > 1 for _, own in found)
-    return [
-        Table(
-            title=f"Objective × test-time method: {measure.name}",
-            note=_note(measure, several, bool(policies)),
-            columns=_columns(measure, stacks, policies, bool(group.first.sample_tasks)),
-            rows=tuple(
-                row
-                for run, own in found
-                for row in _rows(group, measure, run, own, (stacks, policies))
-            ),
-            badge=group.badge,
+    tables = []
+    for measure in _MEASURES:
+        rows = [
+            row for run, own in found for row in _rows(group, measure, run, own, (stacks, policies))
+        ]
+        tables.append(
+            Table(
+                title=f"Objective × test-time method: {measure.name}",
+                note=_note(measure, several, bool(policies), rows),
+                columns=_columns(measure, stacks, policies, bool(group.first.sample_tasks)),
+                rows=tuple(rows),
+                badge=group.badge,
+            )
         )
-        for measure in _MEASURES
-    ]
+    return tables
 
 
-def _note(measure: _Measure, several: bool, policies: bool) -> str:
+def _note(measure: _Measure, several: bool, policies: bool, rows: Sequence[Row]) -> str:
     """What the table asks, and how its parts answer."""
     word = measure.comparison
     sentences = [
@@ -112,11 +114,12 @@ def _note(measure: _Measure, several: bool, policies: bool) -> str:
             f"the other: {measure.additive}."
         )
     if several or policies:
-        sentences.append(
-            "Gains are those on the answers that both have; intervals are 95 %, paired, and a gain "
-            "in bold has one that excludes no gain."
-        )
-    return " ".join(sentences)
+        sentences.append("Gains are those on the answers that both have.")
+    if has_ranges(rows):
+        sentences.append("Intervals are 95 %, those of gains paired.")
+    if any(cell.best for row in rows for cell in row.cells):
+        sentences.append("The interval of a gain in bold excludes no gain.")
+    return " ".join(sentences) + load_mark.meaning(rows)
 
 
 def _columns(
@@ -147,7 +150,11 @@ def _rows(
 ) -> list[Row]:
     """A row for each drafter of a run, then one for each but the first over the first."""
     stacks, policies = columns
-    answers = {str(item["method"]): by_task(run, item["method"]) for item in run.methods}
+    answers = {
+        str(item["method"]): by_task(run, item["method"])
+        for item in run.methods
+        if not group.is_refuted(run, item["method"])
+    }
     rows = []
     for lineup in own:
         methods = lineup.methods
@@ -174,16 +181,18 @@ def _value_cell(group: Comparison, measure: _Measure, run: Run, method: str | No
     if method is None:
         return Cell(text=form.BLANK)
     score, key = group.score(run, method), measure.key
-    return Cell(
+    cell = Cell(
         text=measure.show(score[key]),
         value=score[key],
         detail=form.interval(score[f"{key}_low"], score[f"{key}_high"]),
     )
+    timed = load_mark.marked(cell, run, method) if key == "speedup" else cell
+    return group.speed(run, method, timed)
 
 
 def _gain_cell(measure: _Measure, answers: _Answers, first: str | None, second: str | None) -> Cell:
-    """The gain of the second method over the first."""
-    if first is None or second is None:
+    """The gain of the second method over the first; blank where one was not run, or is refuted."""
+    if first is None or second is None or not {first, second} <= answers.keys():
         return Cell(text=form.BLANK)
     return _estimate_cell(measure, measure.gain(_sides(answers, first, second)))
 
@@ -193,7 +202,7 @@ def _change_cell(
 ) -> Cell:
     """What a policy gains with the second drafter over what it gains with the first."""
     found = [lineup.methods.get(name) for lineup in pair for name in (OWN_CHAIN, policy)]
-    methods = [name for name in found if name is not None]
+    methods = [name for name in found if name is not None and name in answers]
     if len(methods) < len(found):
         return Cell(text=form.BLANK)
     before, after = _sides(answers, *methods[:2]), _sides(answers, *methods[2:])

@@ -12,6 +12,7 @@ from harness.paired import or_none
 from harness.records import Generation
 from harness.spread import spread
 from reports import formatting as form
+from reports import load_mark
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
 from reports.policies import stack
@@ -31,10 +32,14 @@ def repeat_table(group: Comparison) -> Table | None:
     for run, item in group.ranked():
         if item["kind"] == "baseline" or int(run.config["repeats"]) < 2:
             continue
-        name = group.label(run, item["method"])
+        method = str(item["method"])
+        name = load_mark.marked(group.label(run, method), run, method)
         by_repeat = _by_repeat(run, item["method"], group.headline)
         for index, task in enumerate((*run.tasks, OVERALL)):
-            cells = _spread_cells([values[index] for values in by_repeat])
+            cells = [
+                group.speed(run, method, cell)
+                for cell in _spread_cells([values[index] for values in by_repeat])
+            ]
             label = group.task_label(task)
             rows.append(Row(cells=(name, label, *cells), total=task == OVERALL))
     if not rows:
@@ -43,7 +48,7 @@ def repeat_table(group: Comparison) -> Table | None:
         title="Over repeats",
         note="Mean ± standard deviation of the values of single repeats (n - 1 in its divisor), "
         "each speedup over the baseline's answers of the same repeat. n counts repeats that have "
-        "a value.",
+        "a value." + load_mark.meaning(rows),
         columns=(
             Column(title="Drafter", kind="label"),
             Column(title="Task", kind="text"),
@@ -117,7 +122,7 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
     found: dict[tuple[str, str], dict[int, list[Values]]] = {}
     for run, item in group.ranked():
         training = (item.get("checkpoint") or {}).get("training") or {}
-        if "seed" not in training:
+        if "seed" not in training or group.is_refuted(run, item["method"]):
             continue
         score = group.score(run, item["method"])
         name = "+".join(filter(None, (str(item.get("drafter", item["method"])), stack(item))))

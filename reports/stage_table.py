@@ -8,6 +8,7 @@ from harness import metrics
 from harness.metrics import NoData
 from harness.stages import StageTimes, predicted_speedup
 from reports import formatting as form
+from reports import load_mark
 from reports.grid import Cell, Column, Row, Table
 from reports.group import Comparison
 from reports.run import Run
@@ -29,7 +30,7 @@ def stage_table(group: Comparison) -> Table | None:
         note="Medians, measured apart from the timed answers behind "
         f"{' and '.join(map(str, lengths))} tokens of context. Predicted speedup is τ times a "
         "round of ar_loop over the method's; overhead is what a round of the timed answers took "
-        "beyond the sum of its parts.",
+        "beyond the sum of its parts." + load_mark.meaning(rows),
         columns=(
             Column(title="Drafter", kind="label"),
             *(
@@ -61,12 +62,17 @@ def _cells(
         overhead = None
     cost = times.round_s / ar_loop.round_s
     return (
-        group.label(run, method),
+        load_mark.marked(group.label(run, method), run, method),
         *map(_ms, times.medians.values()),
         Cell(text=form.ratio(cost), value=cost),
-        Cell(text=form.ratio(tau), value=tau),
-        Cell(text=form.times(predicted), value=predicted),
-        Cell(text=form.times(measured), value=measured),
+        *(
+            group.speed(run, method, Cell(text=rule(value), value=value))
+            for rule, value in (
+                (form.ratio, tau),
+                (form.times, predicted),
+                (form.times, measured),
+            )
+        ),
         _ms(overhead),
         Cell(text=form.count(len(times.draft_s)), value=len(times.draft_s)),
     )

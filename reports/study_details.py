@@ -35,9 +35,9 @@ def position_tables(view: StudyView) -> list[Table]:
     note = f"At {_at(view)}; seeds and {_answers(view)} pooled."
     return [
         _rate_table(
-            {n: (p, p.joint, p.offered) for n, p in found.items()},
+            {n: (p, p.joint, (p.num_rounds,) * len(p.joint)) for n, p in found.items()},
             "Joint acceptance J(k)",
-            f"Percent of rounds offering k draft tokens that accepted at least k. {note}",
+            f"Percent of all rounds that accepted at least k draft tokens. {note}",
         ),
         _rate_table(
             {n: (p, p.conditional, p.reached) for n, p in found.items()},

@@ -117,20 +117,20 @@ def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
 def position_frame(run: Run) -> pd.DataFrame:
     """One row per method and k: rounds with k accepted, their share, joint and conditional rates.
 
-    Beside the rates the rounds that each is a share of. Pooled over all tasks; methods without
-    rounds or drafts have no rows.
+    Beside the conditional rate the rounds that it is a share of; the joint one is of all. Pooled
+    over all tasks; methods without rounds or drafts have no rows.
     """
     columns = ["run_id", "method", "k", "num_rounds", "share"]
-    rates = ["joint", "num_offered", "conditional", "num_reached"]
+    rates = ["joint", "conditional", "num_reached"]
     rows: list[tuple[object, ...]] = []
     for item in run.methods:
         method = str(item["method"])
         found = or_none(positions, run.of(method))
         if found is None or not found.joint:
             continue
-        total = sum(found.histogram)
-        by_k = zip(found.joint, found.offered, found.conditional, found.reached, strict=True)
-        for k, (count, rest) in enumerate(zip(found.histogram, ((None,) * 4, *by_k), strict=True)):
+        total = found.num_rounds
+        by_k = zip(found.joint, found.conditional, found.reached, strict=True)
+        for k, (count, rest) in enumerate(zip(found.histogram, ((None,) * 3, *by_k), strict=True)):
             rows.append((run.run_id, method, k, count, count / total, *rest))
     frame = pd.DataFrame(rows, columns=[*columns, *rates])
     return frame.astype(dict.fromkeys(rates, float))

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 from run_directories import BASELINES, config, drafter, generation, source, write_run
+from test_policy_tables import Script, scripted_run
 from test_reports import Page, cells, drawn_run
 
 from harness import audit_records
 from harness.audit_records import Deviation, make_audit
 from harness.records import Record
+from harness.stages import Stages, StageTimes
 from reports.render import leaderboard_text, write_leaderboard
 from reports.run import load_run
 
@@ -186,3 +188,54 @@ def test_clearly_different_drafters_still_lead_alone(tmp_path: Path) -> None:
     text = leaderboard_text([drawn_run(tmp_path / "run", {"a": 0.05, "b": 0.07, "c": 0.1})])
     assert "Fastest drafter: a," in text and "Not shown to be faster" not in text
     assert "A range of ranks" not in text and "95 % intervals" in text
+
+
+def test_every_table_of_times_carries_the_mark_of_load(tmp_path: Path) -> None:
+    """A pass of more rows may look cheaper than one of a single row beside other work."""
+    scripts: dict[str, Script] = {
+        "combined": ([1] * 6, 6.0),
+        "combined+ddtree:budget=16": ([2] * 4, 5.0),
+        "uniform": ([1] * 6, 7.0),
+    }
+    path = scripted_run(tmp_path / "run", scripts)
+    made = [
+        dataclasses.replace(item, other_load=0.9 if item.method == "combined" else 0.0)
+        for item in load_run(path).generations
+    ]
+    facts = {**load_run(path).config, "repeats": 2}
+    path = write_run(tmp_path / "busy", made, facts)
+    times = StageTimes(draft_s=(0.1,), verify_s=(1.0,), commit_s=(0.1,))
+    stages = Stages(num_context_tokens=9, methods=dict.fromkeys(("ar_loop", "combined"), times))
+    (path / "stages.json").write_text(json.dumps(stages.to_json()))
+    text = leaderboard_text([path])
+    for title in (
+        *("Differences between drafters", "Over repeats", "Where a round's time goes"),
+        *("Every number by task", "Objective × test-time method: decode speedup"),
+    ):
+        section = text.split(f"### {title}")[1].split("\n### ")[0]
+        assert "°" in section.split("\n\n")[1], title
+        assert "° measured beside other work" in section, title
+    for title in ("Joint acceptance J(k)", "Objective × test-time method: τ"):
+        assert "°" not in text.split(f"### {title}\n")[1].split("\n### ")[0]
+
+
+def test_every_table_strikes_the_speeds_of_a_refuted_method(tmp_path: Path) -> None:
+    scripts: dict[str, Script] = {
+        "combined": ([1] * 6, 6.0),
+        "combined+ddtree:budget=16": ([2] * 4, 2.0),
+    }
+    path = scripted_run(tmp_path / "run", scripts)
+    cheat = "combined+ddtree:budget=16"
+    assert "**+1.00**" in leaderboard_text([path])
+    path = refute(path, cheat)
+    times = StageTimes(draft_s=(0.1,), verify_s=(1.0,), commit_s=(0.1,))
+    stages = Stages(num_context_tokens=9, methods=dict.fromkeys(("ar_loop", cheat), times))
+    (path / "stages.json").write_text(json.dumps(stages.to_json()))
+    text = leaderboard_text([path])
+    for title in (
+        *("Objective × test-time method: τ", "Objective × test-time method: decode speedup"),
+        *("Where a round's time goes", "Every number by task"),
+    ):
+        section = text.split(f"### {title}\n")[1].split("\n### ")[0]
+        assert "~~" in section, title
+        assert "**" not in section.replace("**⚠", ""), title

@@ -7,7 +7,8 @@ from run_directories import answers, generation
 
 from harness import metrics
 from harness.metrics import NoData
-from harness.positions import positions
+from harness.positions import positions, positions_of
+from harness.published import tau_uncut
 
 DEPTH = 7
 accepted_lists = st.lists(
@@ -23,8 +24,8 @@ def test_by_hand() -> None:
     ]
     found = positions(made)
     assert found.histogram == (2, 2, 0, 1)
-    assert (found.kept, found.offered, found.reached) == ((3, 1, 1), (4, 3, 2), (4, 3, 1))
-    assert found.joint == (3 / 4, 1 / 3, 1 / 2)
+    assert (found.kept, found.reached) == ((3, 1, 1), (4, 3, 1))
+    assert found.joint == (3 / 5, 1 / 5, 1 / 5)
     assert found.conditional == (3 / 4, 1 / 3, 1.0)
 
 
@@ -39,11 +40,19 @@ def test_no_rounds_no_positions() -> None:
         positions([generation(num_new_tokens=9)])
 
 
-@given(accepted_lists)
-def test_tau_is_one_plus_joint_acceptance(lists: list[list[int]]) -> None:
-    """Holds where every round offers the same depth and nothing is cut."""
-    made = answers(lists)
-    assert metrics.tau(made) == pytest.approx(1 + sum(positions(made).joint))
+@given(accepted_lists, st.integers(0, 3))
+def test_tau_before_the_cut_is_one_plus_joint_acceptance(lists: list[list[int]], cut: int) -> None:
+    made = answers(lists, cut)
+    assert tau_uncut(made) == pytest.approx(1 + sum(positions(made).joint))
+
+
+@given(st.lists(st.tuples(st.integers(0, DEPTH), st.integers(0, DEPTH)), min_size=1))
+def test_joint_acceptance_never_rises(pairs: list[tuple[int, int]]) -> None:
+    """Whatever depths rounds have, as of a tree, of prompt lookup or at the end of an answer."""
+    rounds = [(min(pair), max(pair)) for pair in pairs]
+    joint = positions_of(rounds).joint
+    assert list(joint) == sorted(joint, reverse=True)
+    assert sum(joint) == pytest.approx(sum(accepted for accepted, _ in rounds) / len(rounds))
 
 
 @given(accepted_lists)

@@ -81,13 +81,13 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("int(weight[accepted == k].sum())", "int((accepted == k).sum())"),
         ("range(deepest + 1)),", "range(deepest)),"),
         ("weight[accepted >= k].sum()", "weight[accepted > k].sum()"),
-        ("weight[depth >= k].sum()", "weight.sum()"),
         ("(accepted >= k - 1) & (depth >= k)", "accepted >= k - 1"),
         ("(accepted >= k - 1) & (depth >= k)", "(accepted >= k) & (depth >= k)"),
         ("deepest = int(depth.max())", "deepest = int(accepted.max())"),
         ("kept / reached if reached else None", "kept / reached if reached else 0.0"),
-        ("zip(self.kept, self.reached, strict", "zip(self.kept, self.offered, strict"),
-        ("zip(self.kept, self.offered, strict", "zip(self.kept, self.reached, strict"),
+        ("kept / self.num_rounds for", "kept / self.kept[0] for"),
+        ("kept / self.num_rounds for", "kept / self.reached[0] for"),
+        ("self.kept, self.reached, strict", "self.kept, self.histogram[1:], strict"),
     ),
     "harness/published.py": (
         (
