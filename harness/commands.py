@@ -42,10 +42,11 @@ def _run(arguments: list[str]) -> int:
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; {registry.near_misses(preset, PRESETS)}")
     config = parse(RunConfig, rest, "run", default=PRESETS[preset]())
-    if config.dry_run:
-        from harness.plan import describe, make_plan
+    from harness.plan import describe, make_plan
 
-        for line in describe(make_plan(config)):
+    plan = make_plan(config)  # what is not there shows before torch is loaded
+    if config.dry_run:
+        for line in describe(plan):
             print(line)
         return 0
     if config.fetch:
@@ -54,7 +55,7 @@ def _run(arguments: list[str]) -> int:
         fetch_target(config.target)
     from harness.runner import run
 
-    result = run(config, ["run", *arguments])
+    result = run(plan, ["run", *arguments])
     if not result.is_first:
         return INTERRUPTED if result.interrupted else 0
     _publish(result)

@@ -32,6 +32,14 @@ def is_cached(model: str, revision: str | None = None) -> bool:
     return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
 
 
+def missing(model: str) -> str:
+    """One sentence for a model that would have to be downloaded where nothing can be."""
+    return (
+        f"the hub cannot be reached and {model} is not in its cache; check the network, give "
+        "a local directory, or take --target smollm2, which needs no hub."
+    )
+
+
 @functools.cache
 def _answers(endpoint: str) -> bool:
     """Any answer counts, an error's too: what is missing or gated is told later."""

@@ -65,11 +65,9 @@ def make_plan(config: RunConfig) -> Plan:
         if name not in BASELINES:
             raise UserError(f"unknown baseline {name!r}; {registry.near_misses(name, BASELINES)}")
     _require_distinct((*config.baseline, *(options.method for options in drafters)))
-    device = resolve_device(config.device)
     target = TargetOptions(
         name=config.target,
         dtype=config.dtype,
-        device=device,
         revision=config.revision,
         enable_thinking=config.enable_thinking,
         attn=config.attn,
@@ -78,10 +76,11 @@ def make_plan(config: RunConfig) -> Plan:
         check_target(target)
     for options in drafters:
         _require_drafter(options, config)
+    device = resolve_device(config.device)
     limit, max_new_tokens = _sizes(config, on_gpu=device.startswith("cuda"))
     return Plan(
         config=config,
-        target=target,
+        target=dataclasses.replace(target, device=device),
         baselines=config.baseline,
         drafters=drafters,
         tasks=load_tasks(config.tasks, config.data_dir, limit),

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness import plan as planning
 from harness import run_files, same_run, shards
-from harness.config import RunConfig
 from harness.errors import UserError
 from harness.examination import Examination, examine
 from harness.interrupt import sigterm_as_ctrl_c
@@ -45,8 +44,8 @@ class RunResult:
     """Whether this process reports; the others of a run only measure."""
 
 
-def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
-    """Measure what ``config`` asks for, or finish a run that was cut off.
+def run(plan: Plan, argv: Sequence[str]) -> RunResult:
+    """Measure what ``plan`` asks for, or finish a run that was cut off.
 
     Ctrl-C and SIGTERM end it early and keep what was measured. Under a launcher each process
     asks its share of the conversations; the first one merges them and does the rest.
@@ -54,10 +53,9 @@ def run(config: RunConfig, argv: Sequence[str]) -> RunResult:
     Raises:
         UserError: anything the user can put right.
     """
-    place = shards.place()
+    place, config = shards.place(), plan.config
     if place.size > 1 and config.train_if_missing:
         raise UserError("--train-if-missing is for one process; call harness train first.")
-    plan = planning.make_plan(config)
     with sigterm_as_ctrl_c():
         if place.is_first:
             for line in planning.describe(plan):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from types import ModuleType
 
+from harness import hub
 from harness.errors import UserError
-from harness.registry import resolve, table
+from harness.registry import Entry, resolve, table
+from targets import TRANSFORMERS
 from targets.base import TargetOptions
 
 
@@ -21,8 +24,9 @@ def check_target(options: TargetOptions) -> None:
     name = options.name
     if name in table("targets"):
         entry = resolve("targets", name)
-        module = importlib.import_module(entry.path.partition(":")[0])
-        if hasattr(module, "check"):
+        if entry.path == TRANSFORMERS:
+            _check_hub(entry.options["model"], options)
+        elif hasattr(module := _module(entry), "check"):
             module.check(options, **entry.options)
     elif name.endswith(".gguf"):
         if not Path(name).expanduser().is_file():
@@ -37,9 +41,16 @@ def _check_hub_id(options: TargetOptions) -> None:
         raise UserError(f"there is no directory {name}; give a target's name, directory or hub id.")
     if "/" not in name:
         resolve("targets", name)
-    from targets import hugging_face
+    _check_hub(name, options)
 
-    hugging_face.check(options, model=name)
+
+def _check_hub(model: str, options: TargetOptions) -> None:
+    if not (Path(model).is_dir() or hub.is_reachable() or hub.is_cached(model, options.revision)):
+        raise UserError(hub.missing(model))
+
+
+def _module(entry: Entry) -> ModuleType:
+    return importlib.import_module(entry.path.partition(":")[0])
 
 
 def fetch_target(name: str) -> None:
@@ -48,7 +59,7 @@ def fetch_target(name: str) -> None:
     Raises:
         UserError: unknown, not to be had that way, or it cannot be downloaded.
     """
-    module = importlib.import_module(resolve("targets", name).path.partition(":")[0])
+    module = _module(resolve("targets", name))
     if not hasattr(module, "fetch"):
         raise UserError(
             f"there is nothing to fetch for {name}, which is part of the installation or comes "

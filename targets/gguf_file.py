@@ -22,15 +22,13 @@ import psutil
 import torch
 
 from harness.errors import UserError, one_line
-from harness.user_cache import user_cache
 from targets.base import TargetOptions
+from targets.converted import converted_directory
 from targets.digest import file_digest
 from targets.hugging_face import load_directory
 from targets.pretrained import quiet
 from targets.transformers_lm import TransformersTarget
 
-CONVERSION = 1
-"""Raised whenever `_convert` would write other files."""
 _BYTES_OF_A_WEIGHT = 6
 """While it is converted: float32 as it is read, and bfloat16."""
 _SIDE_FILES = 30_000_000
@@ -60,11 +58,6 @@ def converted(source: Path, digest: str, name: str) -> Path:
     if not directory.is_dir():
         _convert_into(directory, source)
     return directory
-
-
-def converted_directory(digest: str, name: str) -> Path:
-    """Where the converted weights of a file with this digest stand, whether or not they do yet."""
-    return user_cache() / "targets" / f"{name}-{digest[:16]}-{CONVERSION}"
 
 
 def _convert_into(directory: Path, source: Path) -> None:

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import hub
-from harness.errors import UserError
 from targets.base import TargetOptions
 from targets.digest import weights_digest
-from targets.pretrained import load_pretrained, no_hub, weight_files
+from targets.pretrained import load_pretrained, weight_files
 from targets.transformers_lm import TransformersTarget
 
 
@@ -34,16 +32,6 @@ def load(options: TargetOptions, *, model: str) -> TransformersTarget:
         enable_thinking=options.enable_thinking,
         facts=facts,
     )
-
-
-def check(options: TargetOptions, *, model: str) -> None:
-    """Say, before anything is loaded, that a model is neither here nor to be had.
-
-    Raises:
-        UserError: it is not in the hub's cache, and the hub does not answer.
-    """
-    if not (Path(model).is_dir() or hub.is_reachable() or hub.is_cached(model, options.revision)):
-        raise UserError(no_hub(model))
 
 
 def load_directory(

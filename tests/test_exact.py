@@ -15,6 +15,7 @@ from harness import registry
 from harness.config import RunConfig
 from harness.decode import generate
 from harness.errors import UserError
+from harness.plan import make_plan
 from harness.records import Generation, read_records
 from harness.runner import run
 from harness.sampling import Sampling
@@ -91,7 +92,7 @@ def test_a_run_says_so_and_keeps_it(
         max_new_tokens=12,
         output_dir=tmp_path,
     )
-    result = run(asked, ["run"])
+    result = run(make_plan(asked), ["run"])
     assert result.num_failures == 0
     found = [x for x in read_records(result.files.records) if isinstance(x, Generation)]
     answers: dict[tuple[object, ...], set[tuple[int, ...]]] = {}

@@ -32,6 +32,7 @@ from harness.cli import main
 from harness.config import RunConfig
 from harness.decode import generate
 from harness.errors import UserError
+from harness.plan import make_plan
 from harness.records import Generation, read_records
 from harness.runner import run
 from harness.sampling import Sampling
@@ -256,7 +257,7 @@ def test_exact_mode_refuses_the_trees(
         output_dir=tmp_path,
     )
     with pytest.raises(UserError, match=rf"believer\+{policy}: a drafter proposed a tree"):
-        run(asked, ["run"])
+        run(make_plan(asked), ["run"])
 
 
 @pytest.mark.parametrize(

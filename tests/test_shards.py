@@ -47,22 +47,21 @@ def whole(toy_plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """The run of one process."""
     registry.load_plugin(toy_plugin)
     settings: dict[str, Any] = {"target": "toy", "tasks": ("counting",), "device": "cpu"}
-    result = run(
-        RunConfig(
-            baseline=("ar_loop",),
-            max_new_tokens=12,
-            drafter=("oracle", "fool"),
-            output_dir=tmp_path / "whole",
-            **settings,
-        ),
-        ["run"],
+    config = RunConfig(
+        baseline=("ar_loop",),
+        max_new_tokens=12,
+        drafter=("oracle", "fool"),
+        output_dir=tmp_path / "whole",
+        **settings,
     )
+    result = run(make_plan(config), ["run"])
     return result.files.directory
 
 
 def plan_of(toy_plugin: Path) -> Plan:
     registry.load_plugin(toy_plugin)
-    return make_plan(RunConfig(target="toy", tasks=("counting",), device="cpu"))
+    settings: dict[str, Any] = {"target": "toy", "tasks": ("counting",), "device": "cpu"}
+    return make_plan(RunConfig(drafter=("oracle",), **settings))
 
 
 def start(flags: list[str], output_dir: Path, rank: int, port: int) -> subprocess.Popen[str]:
