@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.bounds import Count
 from harness.findings import read_findings, tokens_sha256
 from harness.records import Generation, Key, RecordKey, key_of
 from harness.typed_json import typed, versioned
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 1
 class Deviation:
     """A committed token that is not the reference's argmax."""
 
-    position: int
+    position: Count
     """In the answer, from 0."""
     margin: float
     """Reference's best logit minus the token's; above 0."""
@@ -43,9 +44,9 @@ class Audit(Key):
 
     tokens_sha256: str
     """Of this answer's tokens and ``ar_loop``'s; other tokens need another audit."""
-    num_tokens: int
+    num_tokens: Count
     """Tokens of the answer, every one of them looked at."""
-    num_ar_loop_tokens: int
+    num_ar_loop_tokens: Count
     """Tokens of ``ar_loop``'s answer to the same prompt, turn and repeat."""
     first_divergence: int | None
     """First position where the two answers differ, the shorter one's end included; None where

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,6 +25,7 @@ from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
+from harness.run_facts import RunFacts
 from harness.verdicts import stands
 from targets.attention import GROUPED
 from targets.base import LengthAware, Scorer, StepScorer, Target, TargetOptions
@@ -107,7 +107,7 @@ def audit_answers(
 
 
 def verify_run(
-    config: Mapping[str, Any],
+    config: RunFacts,
     generations: Sequence[Generation],
     path: Path,
     data_dir: Path | None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from harness.line_writers import AuditWriter
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
 from harness.reload import reload_run
+from harness.run_facts import RunFacts
 from harness.sampling import Sampling
 from targets.base import Scorer, Target
 from tasks.base import PromptSet
@@ -77,7 +77,7 @@ def audit_draws(
 
 
 def verify_draws(
-    config: Mapping[str, Any],
+    config: RunFacts,
     generations: Sequence[Generation],
     path: Path,
     data_dir: Path | None,

@@ -15,6 +15,7 @@ from drafters.options import DrafterOptions
 from drafters.policy import records_of
 from harness.errors import FAILURES, UserError, one_line
 from harness.plan import Plan
+from harness.run_facts import MethodFacts
 
 if TYPE_CHECKING:
     from harness.decode import Decoded
@@ -29,7 +30,7 @@ class Method:
     name: str
     generate: Callable[[Sequence[int], Sampling, int], Decoded]
     """Prompt ids, rules and the most new tokens, to an answer."""
-    facts: dict[str, Any]
+    facts: MethodFacts
     """Its part of ``config.json``."""
     drafter: Drafter | None = None
     """What proposes; None for a foreign baseline."""
@@ -49,7 +50,7 @@ def build_methods(plan: Plan, target: Target) -> tuple[Method, ...]:
 
 
 def _baseline(name: str, target: Target) -> Method:
-    facts = {"method": name, "kind": "baseline"}
+    facts: MethodFacts = {"method": name, "kind": "baseline"}
     if name == "hf_generate":
         from harness.baselines import hf_generate
         from targets.transformers_lm import TransformersTarget
@@ -84,7 +85,7 @@ def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
 
 
 def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
-    facts = {
+    facts: MethodFacts = {
         "method": options.method,
         "kind": "drafter",
         "drafter": options.name,

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from drafters.build import check_drafter
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.run_facts import RunFacts, TaskFacts
 from targets.base import TargetOptions
 from targets.find import check_target
 from tasks.base import PromptSet
@@ -107,7 +107,7 @@ def describe(plan: Plan) -> Iterator[str]:
     )
 
 
-def task_facts(plan: Plan) -> list[dict[str, Any]]:
+def task_facts(plan: Plan) -> list[TaskFacts]:
     """The ``tasks`` part of ``config.json``."""
     return [
         {
@@ -200,7 +200,7 @@ def _load_task(
 
 
 def prompts_of_run(
-    config: Mapping[str, Any], data_dir: Path | None, names: Sequence[str] | None = None
+    config: RunFacts, data_dir: Path | None, names: Sequence[str] | None = None
 ) -> dict[str, PromptSet]:
     """Prompts of a run, from where they are today; they must be the same.
 

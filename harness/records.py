@@ -12,8 +12,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
+from harness.bounds import Between, Count, Depth, Seconds, Small
 from harness.reading import decoded, read_whole_lines
 from harness.typed_json import parse_json, typed
 
@@ -28,27 +29,28 @@ FinishReason = Literal["stop", "stop_string", "length", "context"]
 class Round:
     """One proposal and what the target made of it."""
 
-    depth: int
+    depth: Depth
     """Depth of the longest path offered."""
-    nodes: int
+    nodes: Small
     """Draft tokens in the whole tree."""
-    accepted: int
+    accepted: Depth
     """Draft tokens on the accepted path, before cutting at stop or limit; no bonus."""
-    committed: int
+    committed: Small
     """Tokens that reached the output, bonus included, cut at stop and limit."""
     draft_tokens: tuple[int, ...]
     """Tokens of the longest (or top) path as offered."""
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.accepted <= self.depth <= self.nodes,
-            f"0 ≤ accepted ≤ depth ≤ nodes does not hold for {self}",
-        )
-        _require(
-            1 <= self.committed <= self.accepted + 1,
-            f"1 ≤ committed ≤ accepted + 1 does not hold for {self}",
-        )
-        _require(len(self.draft_tokens) == self.depth, f"draft_tokens and depth disagree in {self}")
+        # There are many rounds, and a message is only made for a wrong one.
+        if not 0 <= self.accepted <= self.depth <= self.nodes:
+            found = f"{self.accepted}, {self.depth}, {self.nodes}"
+            raise ValueError(f"0 ≤ accepted ≤ depth ≤ nodes does not hold for {found}")
+        if not 1 <= self.committed <= self.accepted + 1:
+            found = f"{self.committed}, {self.accepted}"
+            raise ValueError(f"1 ≤ committed ≤ accepted + 1 does not hold for {found}")
+        if len(self.draft_tokens) != self.depth:
+            found = f"{len(self.draft_tokens)} draft_tokens"
+            raise ValueError(f"{found} and a depth of {self.depth} disagree")
 
     @property
     def is_tree(self) -> bool:
@@ -62,9 +64,9 @@ class Key:
 
     task: str
     prompt_id: str
-    turn: int
+    turn: Small
     method: str
-    repeat: int
+    repeat: Small
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +79,25 @@ class Generation(Key):
     source_digest: str
     prompt_sha256: str
     """Of the token ids the target read, so that methods can be paired."""
-    num_prompt_tokens: int
+    num_prompt_tokens: Count
     new_tokens: tuple[int, ...]
     """The prefill's token and the stop token included."""
     text: str
     rounds: tuple[Round, ...] | None
     """None for a foreign baseline, which shows none."""
-    prefill_s: float
+    prefill_s: Seconds
     """Start to the first token on the host."""
-    decode_s: float
+    decode_s: Seconds
     """First token to last; the drafter's start and first draft included."""
     finish_reason: FinishReason
-    batch_size: int = 1
-    peak_memory_bytes: int | None = None
+    batch_size: Small = 1
+    peak_memory_bytes: Count | None = None
     """Device memory on a GPU, None elsewhere."""
-    other_load: float | None = None
+    other_load: Annotated[float, Between(0, 2**16)] | None = None
     """Mean number of cores that other processes kept busy meanwhile; None where not told."""
-    process: int = 0
+    process: Small = 0
     """Which process of its host asked; the times of process 0 count."""
-    num_processes: int = 1
+    num_processes: Small = 1
     """Processes of the run on that host, which disturb each other's times."""
 
     def __post_init__(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from harness.audit import WIDER
 from harness.errors import UserError
 from harness.plan import prompts_of_run
+from harness.run_facts import RunFacts
 from targets.base import Target, TargetOptions
 from targets.load import load_target
 from tasks.base import PromptSet
@@ -29,7 +29,7 @@ class Reloaded:
     tasks: Mapping[str, PromptSet]
 
 
-def reload_run(config: Mapping[str, Any], data_dir: Path | None) -> Reloaded:
+def reload_run(config: RunFacts, data_dir: Path | None) -> Reloaded:
     """Load target and prompts of a run, and check that they are the same.
 
     Args:
@@ -53,7 +53,7 @@ def reload_run(config: Mapping[str, Any], data_dir: Path | None) -> Reloaded:
     return Reloaded(options, target, tasks)
 
 
-def _target_options(config: Mapping[str, Any]) -> TargetOptions:
+def _target_options(config: RunFacts) -> TargetOptions:
     facts = config["target"]
     device, dtype = facts.get("device", "cpu"), facts.get("dtype")
     if dtype not in WIDER:
@@ -61,7 +61,7 @@ def _target_options(config: Mapping[str, Any]) -> TargetOptions:
             f"run {config['run_id']} was measured in dtype {dtype}; the audit knows "
             f"{', '.join(WIDER)}."
         )
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f"run {config['run_id']} was measured on {device}, and there is none here; verify it "
             "on a machine that has one."
@@ -72,5 +72,5 @@ def _target_options(config: Mapping[str, Any]) -> TargetOptions:
         device=device,
         attn=facts.get("attn"),
         revision=facts.get("revision"),
-        enable_thinking=facts.get("enable_thinking", False),
+        enable_thinking=facts.get("enable_thinking") or False,
     )

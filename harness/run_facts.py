@@ -1,9 +1,15 @@
-"""What ``config.json`` and ``environment.json`` of a run must hold for others to read them.
+"""``config.json`` and ``environment.json`` of a run: what is written, and all that others read.
+
+Writers and readers share these types: mypy sees a key that is not here, `harness.typed_json.typed`
+a value of another type or size. What older runs lack is not required. Other keys may be there, and
+nothing reads them.
 
 No postponed annotations here: ``NotRequired`` is only seen in real ones.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from harness.bounds import Between, Count, Depth, Share, Small
 
 
 class TargetFacts(TypedDict):
@@ -18,6 +24,10 @@ class TargetFacts(TypedDict):
     attn: NotRequired[str | None]
     revision: NotRequired[str | None]
     enable_thinking: NotRequired[bool | None]
+    exact_rows: NotRequired[Small | None]
+    """Of every pass in exact mode."""
+    rope_switch: NotRequired[Count | None]
+    """Tokens at which rotary factors change; null where they do not."""
 
 
 class ObjectiveFacts(TypedDict):
@@ -38,7 +48,8 @@ class ObjectiveFacts(TypedDict):
 class DataFacts(TypedDict):
     """What a drafter was trained on."""
 
-    vocabulary: NotRequired[int]
+    name: NotRequired[str | None]
+    vocabulary: NotRequired[Count | None]
 
 
 class StartFacts(TypedDict):
@@ -48,15 +59,22 @@ class StartFacts(TypedDict):
     training: "TrainingFacts | None"
 
 
+Scalar = str | int | float | bool | None
+Hardware = dict[str, Scalar]
+"""Processor, cores, threads, memory and GPU."""
+
+
 class TrainingFacts(TypedDict):
     """``training.json`` of a checkpoint, as far as others read it."""
 
+    name: NotRequired[str | None]
     objective: NotRequired[ObjectiveFacts]
-    steps: NotRequired[int]
+    steps: NotRequired[Count]
     start_from: NotRequired[StartFacts]
     seed: NotRequired[int]
-    train_vocab_size: NotRequired[int]
+    train_vocab_size: NotRequired[Count]
     data: NotRequired[DataFacts]
+    hardware: NotRequired[Hardware]
 
 
 class CheckpointFacts(TypedDict):
@@ -65,9 +83,11 @@ class CheckpointFacts(TypedDict):
     path: NotRequired[str | None]
     revision: NotRequired[str | None]
     weights_sha256: NotRequired[str | None]
-    num_parameters: NotRequired[int | None]
+    num_parameters: NotRequired[Count | None]
     objective: NotRequired[ObjectiveFacts | None]
     training: NotRequired[TrainingFacts | None]
+    second: NotRequired["CheckpointFacts | None"]
+    """Of a drafter that works with this one."""
 
 
 class PolicyFacts(TypedDict):
@@ -86,8 +106,13 @@ class MethodFacts(TypedDict):
     argument: NotRequired[str | None]
     policies: NotRequired[list[PolicyFacts]]
     """Put over the drafter, the last one outermost."""
-    block_size: NotRequired[int | None]
+    policies_resolved: NotRequired[Any]
+    """Every setting of the policies, their defaults among them."""
+    block_size: NotRequired[Depth | None]
     draft: NotRequired[str | None]
+    draft_vocab_size: NotRequired[Count | None]
+    oracle: NotRequired[bool | None]
+    """Whether it is told the answers."""
     checkpoint: NotRequired[CheckpointFacts | None]
 
 
@@ -98,7 +123,8 @@ class SourceFacts(TypedDict):
     location: str
     revision: str | None
     digest: str
-    num_rows: int
+    num_rows: Count
+    note: NotRequired[str | None]
 
 
 class TaskFacts(TypedDict):
@@ -107,30 +133,36 @@ class TaskFacts(TypedDict):
     task: str
     source: SourceFacts
     prompt_ids: list[str]
-    num_turns: NotRequired[list[int]]
+    num_turns: NotRequired[list[Small]]
     """Of each prompt, in the same order."""
 
 
 class SamplingFacts(TypedDict):
     """How tokens were drawn."""
 
-    temperature: float
-    top_p: float
-    top_k: int
+    temperature: Annotated[float, Between(0, 2**16)]
+    top_p: Share
+    top_k: Count
 
 
-class RunFacts(TypedDict):
-    """``config.json``."""
+class ConfigFacts(TypedDict):
+    """``config.json`` without the run id: all that makes two runs the same run."""
 
-    run_id: str
+    schema_version: NotRequired[int]
     target: TargetFacts
     methods: list[MethodFacts]
     tasks: list[TaskFacts]
     sampling: SamplingFacts
-    max_new_tokens: int
-    repeats: int
+    max_new_tokens: Count
+    repeats: Annotated[int, Between(1, 2**16)]
     seed: NotRequired[int]
-    limit: NotRequired[int | None]
+    limit: NotRequired[Count | None]
+
+
+class RunFacts(ConfigFacts):
+    """``config.json``."""
+
+    run_id: str
 
 
 class ResumedFacts(TypedDict):
@@ -153,6 +185,6 @@ class EnvironmentFacts(ResumedFacts):
 
     argv: list[str]
     versions: dict[str, str | None]
-    hardware: dict[str, str | int | float | bool | None]
+    hardware: Hardware
     plugins: NotRequired[list[PluginFacts]]
     resumed: NotRequired[list[ResumedFacts]]

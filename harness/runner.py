@@ -20,7 +20,7 @@ from harness.plan import Plan
 from harness.progress import Progress, duration, say
 from harness.provenance import environment
 from harness.records import Generation, Record
-from harness.run_facts import RunFacts
+from harness.run_facts import ConfigFacts
 from harness.run_files import RunFiles
 from harness.session import Session, keys_in_order
 from harness.shards import Place, Ring
@@ -73,7 +73,6 @@ def run(plan: Plan, argv: Sequence[str]) -> RunResult:
                 f"rope     factors change at {switch} tokens; each answer has one set of them, "
                 f"that of its prompt and {plan.max_new_tokens} tokens"
             )
-        _require_reportable(facts)
         with contextlib.ExitStack() as held:
             files = _open(plan, methods, facts, environment(argv), ring, held)
             return _measure(plan, target, methods, files, ring)
@@ -153,18 +152,14 @@ def _generations(files: RunFiles) -> list[Generation]:
     return [item for item in _records(files) if isinstance(item, Generation)]
 
 
-def _require_reportable(facts: dict[str, Any]) -> None:
-    """Refuse, before anything is measured, facts of plug-ins that no report could read."""
-    try:
-        typed(RunFacts, {**json.loads(json.dumps(facts)), "run_id": ""}, "this run")
-    except (TypeError, ValueError) as error:
-        raise UserError(f"this run could not be reported: {error}.") from error
+def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> ConfigFacts:
+    """``config.json`` without the run id: all that makes two runs the same run.
 
-
-def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[str, Any]:
-    """``config.json`` without the run id: all that makes two runs the same run."""
+    Raises:
+        UserError: facts of plug-ins that no report could read.
+    """
     config = plan.config
-    return {
+    facts = {
         "schema_version": 1,
         "target": {"name": plan.target.name, **target.describe()},
         "methods": [method.facts for method in methods],
@@ -179,12 +174,16 @@ def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> dict[
         "repeats": config.repeats,
         "limit": plan.limit,
     }
+    try:
+        return typed(ConfigFacts, json.loads(json.dumps(facts)), "this run")
+    except (TypeError, ValueError) as error:
+        raise UserError(f"this run could not be reported: {error}.") from error
 
 
 def _open(
     plan: Plan,
     methods: Sequence[Method],
-    facts: dict[str, Any],
+    facts: ConfigFacts,
     where: dict[str, Any],
     ring: Ring,
     held: contextlib.ExitStack,
@@ -217,7 +216,7 @@ def _open(
 def _open_alone(
     plan: Plan,
     methods: Sequence[Method],
-    facts: dict[str, Any],
+    facts: ConfigFacts,
     where: dict[str, Any],
     held: contextlib.ExitStack,
 ) -> RunFiles:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness import registry, run_files
 from harness.errors import FAILURES, UserError, one_line
@@ -22,6 +22,7 @@ from harness.line_writers import ScoreWriter
 from harness.plan import prompts_of_run
 from harness.progress import Progress, say
 from harness.records import Generation, RecordKey, key_of
+from harness.run_facts import RunFacts
 from harness.run_files import RunFiles
 from harness.score_records import (
     CodeFacts,
@@ -73,7 +74,7 @@ def graders_of(names: Sequence[str]) -> dict[str, Grader]:
 
 
 def score_run(
-    config: Mapping[str, Any],
+    config: RunFacts,
     generations: Sequence[Generation],
     files: RunFiles,
     data_dir: Path | None,

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from harness.bounds import Count, Seconds
 from harness.errors import UserError
 from harness.reading import read_text
 from harness.typed_json import parse_json, typed
@@ -18,11 +19,11 @@ from harness.typed_json import parse_json, typed
 class StageTimes:
     """Seconds of each round's parts, of one method; three lists of one length."""
 
-    draft_s: tuple[float, ...]
+    draft_s: tuple[Seconds, ...]
     """``propose``: a block."""
-    verify_s: tuple[float, ...]
+    verify_s: tuple[Seconds, ...]
     """The target's pass."""
-    commit_s: tuple[float, ...]
+    commit_s: tuple[Seconds, ...]
     """From the pass to the next draft: verdict, cache, what the drafter makes of it."""
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class PartCost:
 class Stages:
     """Stage times of a run, ``ar_loop`` among the methods."""
 
-    num_context_tokens: int
+    num_context_tokens: Count
     """Tokens in the cache when measuring began: the run's median."""
     methods: Mapping[str, StageTimes]
 

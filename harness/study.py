@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -164,6 +165,6 @@ def row_facts(row: Objective) -> dict[str, Any]:
 
 def require_distinct(where: str, values: Sequence[Any]) -> None:
     """Raise `ValueError` where a list holds something twice."""
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{where} holds {value} twice")
+    twice = [value for value, times in Counter(values).items() if times > 1]
+    if twice:
+        raise ValueError(f"{where} holds {twice[0]} twice")

@@ -17,6 +17,7 @@ from harness.reading import num_torn_bytes, open_regular, read_text
 from harness.run_files import cut_torn_line
 from harness.same_run import first_difference
 from harness.study import Arm, Study
+from harness.study_facts import StudyFacts
 from harness.study_records import (
     SCHEMA_VERSION,
     Finished,
@@ -73,23 +74,6 @@ class StudyFiles:
     def lock(self) -> FileLock:
         """Held while a file of the study is changed; others wait."""
         return FileLock(self.directory / _LOCK)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StudyFacts:
-    """``study.json``."""
-
-    train: dict[str, Any]
-    objectives: dict[str, dict[str, Any]]
-    """By name; a gamma of null is infinity."""
-    arms: tuple[Arm, ...]
-    measure: dict[str, Any]
-    sources: dict[str, dict[str, Any]]
-    """Of every task that is replayed: run, and where its prompts came from."""
-    bench: dict[str, dict[str, Any]]
-    """Target and data, by whose responses are trained on; empty until they were opened."""
-    sessions: tuple[dict[str, Any], ...]
-    """The environment of every start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

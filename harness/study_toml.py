@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 """Names of objectives become names of directories."""
+_MOST_ARMS = 10_000
+"""Every combination of the axes is one."""
 
 
 def read_study(path: Path) -> Study:
@@ -67,6 +69,7 @@ def _study(body: dict[str, Any]) -> Study:
         if name in tables["arms"] and not getattr(axes, name):
             raise ValueError(f"arms.{name} is empty; give it a value or leave it out")
         require_distinct(f"arms.{name}", getattr(axes, name))
+    _refuse_many(axes)
     objectives = _objectives(axes.objectives, tables["objectives"])
     study = Study(
         train=train,
@@ -77,6 +80,14 @@ def _study(body: dict[str, Any]) -> Study:
     for arm in study.arms:
         study.config(arm)  # refuses what cannot be trained
     return study
+
+
+def _refuse_many(axes: Arms) -> None:
+    sizes = [len(getattr(axes, item.name)) or 1 for item in dataclasses.fields(axes)]
+    if math.prod(sizes) > _MOST_ARMS:
+        raise ValueError(
+            f"arms asks for {math.prod(sizes):,} trainings; {_MOST_ARMS:,} are the most"
+        )
 
 
 def _arms(axes: Arms, train: TrainConfig, objectives: Sequence[str]) -> tuple[Arm, ...]:

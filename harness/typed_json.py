@@ -9,12 +9,26 @@ import dataclasses
 import functools
 import json
 import math
-import re
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
+
+from harness.bounds import Between
 
 T = TypeVar("T")
+
 
 _WHOLE = 2**64
 """Larger whole numbers are no count, token, seed or size, and overflow what computes with them."""
@@ -23,7 +37,6 @@ _WHOLE = 2**64
 _DEEPEST = 64
 """Lists and objects in one another; what works on a value may call itself for each."""
 _MOST_DIGITS = 300
-_LONG_NUMBER = re.compile(rf"\d{{{_MOST_DIGITS}}}")
 
 
 def parse_json(text: str) -> Any:
@@ -39,7 +52,7 @@ def parse_json(text: str) -> Any:
             object_pairs_hook=_distinct,
             parse_float=_finite,
             parse_constant=_no_number,
-            parse_int=_whole if _LONG_NUMBER.search(text) else None,
+            parse_int=_whole,
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
@@ -110,8 +123,8 @@ def typed(form: type[T], value: Any, where: str = "it") -> T:
     A ``TypedDict`` may hold other keys besides its own; a dataclass may not.
 
     Args:
-        form: a plain type, ``Any``, ``Literal``, a union, or a tuple, list, dict, dataclass or
-            ``TypedDict`` of those.
+        form: a plain type, one with bounds (`harness.bounds`), ``Any``, ``Literal``, a union, or a
+            tuple, list, dict, dataclass or ``TypedDict`` of those.
         value: what `parse_json` returned.
         where: the place, for the message.
 
@@ -126,6 +139,8 @@ def typed(form: type[T], value: Any, where: str = "it") -> T:
 def _typed(form: Any, value: Any, where: str) -> Any:
     if form is Any:
         return value
+    if type(form) is _Bounded:
+        return form.checked(value, where)
     if form in (str, bool, int, float, type(None)):
         return _plain(form, value, where)
     if dataclasses.is_dataclass(form):
@@ -133,6 +148,8 @@ def _typed(form: Any, value: Any, where: str) -> Any:
     if is_typeddict(form):
         return _typed_dict(form, value, where)
     origin, arguments = get_origin(form), get_args(form)
+    if origin is Annotated:
+        return _Bounded(*arguments).checked(value, where)
     if origin is Literal:
         if not isinstance(value, str) or value not in arguments:
             raise _wrong(where, f"one of {', '.join(map(str, arguments))}", value)
@@ -156,6 +173,23 @@ def _plain(form: Any, value: Any, where: str) -> Any:
     return value
 
 
+class _Bounded:
+    """A number's type with its bounds, taken apart once: there are many numbers."""
+
+    __slots__ = ("bounds", "plain")
+
+    def __init__(self, plain: Any, bounds: Between) -> None:
+        self.plain, self.bounds = plain, bounds
+
+    def checked(self, value: Any, where: str) -> Any:
+        _plain(self.plain, value, where)
+        if not self.bounds.least <= value <= self.bounds.most:
+            raise ValueError(
+                f"{where} should be from {self.bounds.least:,} to {self.bounds.most:,}"
+            )
+        return value
+
+
 def _union(forms: tuple[Any, ...], value: Any, where: str) -> Any:
     if value is None and type(None) in forms:
         return None
@@ -173,7 +207,11 @@ def _union(forms: tuple[Any, ...], value: Any, where: str) -> Any:
 def _items(origin: Any, form: Any, value: Any, where: str) -> Any:
     if not isinstance(value, list):
         raise _wrong(where, "a list", value)
-    if form is int and set(map(type, value)) <= {int} and (not value or max(value) < _WHOLE):
+    if (
+        form is int
+        and set(map(type, value)) <= {int}
+        and (not value or -_WHOLE < min(value) <= max(value) < _WHOLE)
+    ):
         return origin(value)  # tokens: there are many
     return origin(_typed(form, item, f"{where}[{place}]") for place, item in enumerate(value))
 
@@ -213,7 +251,16 @@ def _required(form: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields if f.default is none and f.default_factory is none)
 
 
-_hints = functools.cache(get_type_hints)
+@functools.cache
+def _hints(form: Any) -> dict[str, Any]:
+    hints = get_type_hints(form, include_extras=True)
+    return {name: _unwrapped(hint) for name, hint in hints.items()}
+
+
+def _unwrapped(hint: Any) -> Any:
+    if get_origin(hint) in (NotRequired, Required):
+        return _unwrapped(get_args(hint)[0])
+    return _Bounded(*get_args(hint)) if get_origin(hint) is Annotated else hint
 
 
 def _wrong(where: str, expected: str, value: Any) -> ValueError:

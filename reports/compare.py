@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.metrics import NoData, Sides
 from harness.paired import Estimate
 from harness.records import Generation, key_of
+from harness.run_facts import MethodFacts
 from harness.same_run import plugins
 from reports import formatting as form
 from reports.policies import stack
@@ -80,7 +81,7 @@ class _Side:
         return {key_of(item) for item in self.run.failures}
 
     @cached_property
-    def methods(self) -> dict[str, Mapping[str, Any]]:
+    def methods(self) -> dict[str, MethodFacts]:
         return {str(item["method"]): item for item in self.run.methods}
 
     def baseline_of(self, item: Generation, baseline: str) -> Generation | None:
@@ -286,7 +287,7 @@ def _notes(side_a: _Side, side_b: _Side) -> list[str]:
     return found
 
 
-def _drafter_facts(item: Mapping[str, Any]) -> dict[str, Any]:
+def _drafter_facts(item: MethodFacts) -> dict[str, Any]:
     checkpoint = item.get("checkpoint") or {}
     second = checkpoint.get("second") or {}
     return {

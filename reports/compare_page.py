@@ -18,7 +18,9 @@ def page(comparison: RunComparison) -> str:
     """Both runs, what differs, the table, and what was left out."""
     lines = ["# Two runs compared", ""]
     for label, run in (("A", comparison.run_a), ("B", comparison.run_b)):
-        place = f"commit {form.commit(run.environment)}, {run.environment['started_at']}"
+        where = run.environment
+        code = form.commit(where["commit"], where["dirty"])
+        place = f"commit {code}, {where['started_at']}"
         lines.append(f"- {label}: {markdown.escape(f'{run.run_id} ({place})')}")
     lines.append(f"- Speedups divide by {comparison.baseline} of the same run.")
     lines += [f"- {markdown.escape(note)}" for note in comparison.notes]

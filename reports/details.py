@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.paired import Estimate
+from harness.run_facts import MethodFacts
 from reports import differences, load_mark, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, mark_best
@@ -303,14 +304,14 @@ def _depth_columns(depths: range, best: Any) -> list[Column]:
 
 def _positions(
     group: Comparison,
-) -> list[tuple[Run, Mapping[str, Any], Mapping[str, Mapping[int, float]]]]:
+) -> list[tuple[Run, MethodFacts, Mapping[str, Mapping[int, float]]]]:
     """For each method that drafted: its run, its facts, and column → k → value."""
-    found = []
+    found: list[tuple[Run, MethodFacts, Mapping[str, Mapping[int, float]]]] = []
     frame = group.positions
     for run, item in group.ranked():
         own = frame[(frame["run_id"] == run.run_id) & (frame["method"] == item["method"])]
         if not own.empty:
-            values = own.drop(columns=["run_id", "method"]).set_index("k").to_dict()
+            values: dict[Any, Any] = own.drop(columns=["run_id", "method"]).set_index("k").to_dict()
             found.append((run, item, values))
     return found
 

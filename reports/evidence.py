@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from harness.audit_records import Deviation
+from harness.run_facts import CheckpointFacts, ObjectiveFacts, TrainingFacts
 from harness.verdicts import mismatches, tally
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
@@ -46,7 +46,7 @@ def checkpoint_table(group: Comparison) -> Table | None:
     )
 
 
-def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
+def _checkpoint_cells(checkpoint: CheckpointFacts) -> list[Cell]:
     objective = checkpoint.get("objective")
     training = checkpoint.get("training") or {}
     numbers = [
@@ -66,10 +66,10 @@ def _checkpoint_cells(checkpoint: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def _steps(training: Mapping[str, Any]) -> Cell:
+def _steps(training: TrainingFacts) -> Cell:
     """Of all trainings that led here, the last one first."""
     taken: list[int | None] = []
-    at: Mapping[str, Any] | None = training
+    at: TrainingFacts | None = training
     while at is not None:
         taken.append(at.get("steps"))
         start = at.get("start_from")
@@ -79,7 +79,7 @@ def _steps(training: Mapping[str, Any]) -> Cell:
     return Cell(text=" after ".join(map(form.text, taken)), value=total)
 
 
-def _cross_entropy(objective: Mapping[str, Any]) -> str:
+def _cross_entropy(objective: ObjectiveFacts) -> str:
     """How the cross-entropy was reduced, and whatever else of the row is not the paper's."""
     words = [form.text(objective["ce_reduction"])]
     if objective.get("alpha_ce", 1) != 1:
@@ -97,7 +97,7 @@ def _cross_entropy(objective: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _softmax_rows(training: Mapping[str, Any]) -> str:
+def _softmax_rows(training: TrainingFacts) -> str:
     """Size of the vocabulary the loss was computed over; drafting need not keep to it."""
     if "train_vocab_size" not in training:
         return form.BLANK
@@ -107,7 +107,7 @@ def _softmax_rows(training: Mapping[str, Any]) -> str:
     return "restricted" if vocabulary is None else f"restricted to {form.count(vocabulary)}"
 
 
-def _in_short(training: Mapping[str, Any]) -> str:
+def _in_short(training: TrainingFacts) -> str:
     """What tells one training from another and has no column: variant, data, seed and machine."""
     machine = training.get("hardware")
     facts = {
@@ -166,7 +166,9 @@ def run_table(group: Comparison) -> Table:
         cells = (
             Cell(text=run.run_id),
             Cell(
-                text=", ".join(dict.fromkeys(form.commit(start) for start in starts)),
+                text=", ".join(
+                    dict.fromkeys(form.commit(start["commit"], start["dirty"]) for start in starts)
+                ),
                 title=form.text(environment["commit"]),
             ),
             Cell(text=", resumed ".join(str(start["started_at"]) for start in starts)),

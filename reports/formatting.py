@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from harness.run_facts import SamplingFacts
+
 BLANK = "–"
 """Not measured, or not defined; never zero."""
 _BLOCKS = "·▁▂▃▄▅▆▇█"
@@ -122,7 +124,7 @@ def sparkline(values: tuple[float, ...]) -> str:
     return "".join(_BLOCKS[math.ceil(8 * value / top)] for value in values)
 
 
-def sampling(facts: Mapping[str, Any]) -> str:
+def sampling(facts: SamplingFacts) -> str:
     """How tokens were drawn."""
     if facts["temperature"] == 0:
         return "greedy (temperature 0)"
@@ -142,14 +144,14 @@ def hardware(facts: Mapping[str, Any]) -> str:
     return f"{facts['gpu']}; {cpu}" if facts.get("gpu") else cpu
 
 
-def commit(environment: Mapping[str, Any]) -> str:
+def commit(of: str | None, dirty: bool | None) -> str:
     """The commit the run was made from, and whether the tree was clean."""
-    if not environment["commit"]:
+    if not of:
         return "unknown"
     state = {True: " + uncommitted changes", False: "", None: " (tree state unknown)"}
-    return digest(environment["commit"]) + state[environment["dirty"]]
+    return digest(of) + state[dirty]
 
 
-def versions(facts: Mapping[str, Any]) -> str:
+def versions(facts: Mapping[str, str | None]) -> str:
     """Names and versions of what ran."""
     return " · ".join(f"{name} {version}" for name, version in facts.items() if version)

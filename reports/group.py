@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.distribution import Check, checks
+from harness.run_facts import MethodFacts
 from harness.verdicts import tally
 from reports.grid import Cell
 from reports.run import Run
@@ -81,7 +82,7 @@ class Comparison:
             for item in answer.rounds or ()
         )
 
-    def unranked(self, run: Run, item: Mapping[str, Any]) -> str:
+    def unranked(self, run: Run, item: MethodFacts) -> str:
         """Why a method has no rank, in a few words; empty where it has one."""
         method = str(item["method"])
         if item["kind"] == "baseline":
@@ -101,11 +102,11 @@ class Comparison:
         """Whether an answer, or the draws, of a method are not the target's."""
         return self.verdicts[run.run_id, method] == MISMATCH
 
-    def ranked(self) -> list[tuple[Run, Mapping[str, Any]]]:
+    def ranked(self) -> list[tuple[Run, MethodFacts]]:
         """Methods with their runs: the ranked ones, fastest first, then the others by reason."""
         methods = [(run, item) for run in self.runs for item in run.methods]
 
-        def order(pair: tuple[Run, Mapping[str, Any]]) -> tuple[object, ...]:
+        def order(pair: tuple[Run, MethodFacts]) -> tuple[object, ...]:
             score = self.score(pair[0], pair[1]["method"])
             speed, tau = score["speedup"] or 0.0, score["tau"] or 0.0
             reason = _UNRANKED.index(self.unranked(*pair))
@@ -136,7 +137,7 @@ class Comparison:
         return Cell(text=f"{task} (samples)" if task in self.first.sample_tasks else task)
 
 
-def is_oracle(item: Mapping[str, Any]) -> bool:
+def is_oracle(item: MethodFacts) -> bool:
     """Whether a method is told the answers, or its acceptance is chosen: no drafter to rank."""
     return item.get("oracle") is True or item.get("drafter") == "synthetic"
 

@@ -9,6 +9,7 @@ from typing import Any
 from harness import metrics
 from harness.distribution import describe_check
 from harness.paired import or_none
+from harness.run_facts import MethodFacts
 from harness.verdicts import tally
 from reports import foreign_mark, load_mark, policies
 from reports import formatting as form
@@ -72,7 +73,7 @@ def _note(placed: Mapping[Place, Rank], rows: Sequence[Row]) -> str:
     return " ".join(sentences)
 
 
-def _rank_cell(group: Comparison, run: Run, item: Mapping[str, Any], rank: Rank | None) -> Cell:
+def _rank_cell(group: Comparison, run: Run, item: MethodFacts, rank: Rank | None) -> Cell:
     if rank is None:
         return Cell(text=form.BLANK, title=group.unranked(run, item))
     return Cell(text=rank.text, value=rank.best)
@@ -130,7 +131,7 @@ def _columns(tasks: Sequence[str], samples: Sequence[str]) -> tuple[Column, ...]
     )
 
 
-def _draft_cells(item: Mapping[str, Any]) -> tuple[Cell, Cell]:
+def _draft_cells(item: MethodFacts) -> tuple[Cell, Cell]:
     block, size = item.get("block_size"), item.get("draft_vocab_size")
     words = [form.text(item.get("draft"))]
     if size:
@@ -245,7 +246,7 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
     return found + load_mark.footnote(run) + foreign_mark.footnotes(run)
 
 
-def _oracle_note(item: Mapping[str, Any]) -> str:
+def _oracle_note(item: MethodFacts) -> str:
     method = item["method"]
     if item.get("drafter") == "synthetic":
         what = f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))})"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from drafters.block_diffusion.objectives import OBJECTIVES
 from drafters.options import PolicyOptions
+from harness.run_facts import MethodFacts
 from reports.run import Run
 
 OWN_CHAIN = ""
@@ -25,7 +25,7 @@ class Lineup:
     """Method by `stack`."""
 
 
-def stack(item: Mapping[str, Any]) -> str:
+def stack(item: MethodFacts) -> str:
     """The policies over a method's drafter, with their settings, as ``--drafter`` takes them.
 
     A method's name holds the same, but for the settings where it has a label.
@@ -36,7 +36,7 @@ def stack(item: Mapping[str, Any]) -> str:
     )
 
 
-def own_chain(run: Run, item: Mapping[str, Any]) -> str | None:
+def own_chain(run: Run, item: MethodFacts) -> str | None:
     """The method of the same drafter without a policy.
 
     None where the run has no such method, or this one has no policy itself.
@@ -53,7 +53,7 @@ def own_chain(run: Run, item: Mapping[str, Any]) -> str | None:
     return next(names, None)
 
 
-def share_a_part(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+def share_a_part(first: MethodFacts, second: MethodFacts) -> bool:
     """Whether two methods are of one drafter, or have one test-time method."""
     return stack(first) == stack(second) or _asked(first) == _asked(second)
 
@@ -89,6 +89,6 @@ def _name(drafter: str, methods: Mapping[str, str]) -> str:
     return f"{drafter}{at}{label}"
 
 
-def _asked(item: Mapping[str, Any]) -> tuple[str, str | None]:
+def _asked(item: MethodFacts) -> tuple[str, str | None]:
     """Name and argument of a method's drafter: alike in methods that differ in policies alone."""
     return str(item.get("drafter", item["method"])), item.get("argument")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from harness import paired
+from harness.run_facts import MethodFacts
 from harness.stages import PartCost, part_costs
 from reports import formatting as form
 from reports.differences import by_task
@@ -14,7 +12,7 @@ from reports.policies import own_chain
 from reports.run import Run
 
 
-def cost_note(group: Comparison, run: Run, item: Mapping[str, Any]) -> str:
+def cost_note(group: Comparison, run: Run, item: MethodFacts) -> str:
     """A sentence on a method that is no faster than its own chain; else empty."""
     method, chain = str(item["method"]), own_chain(run, item)
     if chain is None or any(group.is_refuted(run, name) for name in (method, chain)):

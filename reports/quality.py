@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from harness import quality
 from harness.quality import VERDICTS, ScoreTally
+from harness.run_facts import MethodFacts
 from harness.score_records import CodeFacts
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table
@@ -66,7 +64,7 @@ _NOTES_OF_TASKS = {
 }
 
 
-def _cells(run: Run, task: str, method: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _cells(run: Run, task: str, method: MethodFacts) -> tuple[Cell, ...]:
     name = str(method["method"])
     found = quality.tally(run.of(name, task), run.scored.scores)
     counts = [found.counts[verdict] for verdict in VERDICTS]

@@ -5,12 +5,12 @@ The same records give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
+from harness.run_facts import TargetFacts
 from harness.whole_file import write_text
 from reports import details, evidence
 from reports import formatting as form
@@ -131,11 +131,11 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
     thinking = target.get("enable_thinking")
     prompts = [f"{len(task['prompt_ids'])} {task['task']}" for task in run.config["tasks"]]
     short = {
-        name: (form.digest(target.get(key)), form.text(target.get(key)))
-        for name, key in (
-            ("Revision", "revision"),
-            ("Weights SHA-256", "weights_sha256"),
-            ("Template SHA-256", "template_sha256"),
+        name: (form.digest(value), form.text(value))
+        for name, value in (
+            ("Revision", target.get("revision")),
+            ("Weights SHA-256", target.get("weights_sha256")),
+            ("Template SHA-256", target.get("template_sha256")),
         )
     }
     facts = {
@@ -153,7 +153,7 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
     return tuple((name, *value) for name, value in facts.items())
 
 
-def _precision(target: Mapping[str, Any]) -> str:
+def _precision(target: TargetFacts) -> str:
     """Dtype and attention; in exact mode that every pass has one size."""
     words = f"{form.text(target.get('dtype'))}, {form.text(target.get('attn'))}"
     rows = target.get("exact_rows")

@@ -13,7 +13,7 @@ from harness.draws import Draws, read_draws
 from harness.errors import UserError
 from harness.reading import num_torn_bytes, read_text
 from harness.records import Failure, Generation, Record, RecordKey, key_of
-from harness.run_facts import EnvironmentFacts, RunFacts
+from harness.run_facts import EnvironmentFacts, MethodFacts, RunFacts
 from harness.run_files import RunFiles, read_all
 from harness.score_records import Scored, read_scored
 from harness.stages import Stages, read_stages
@@ -26,8 +26,8 @@ T = TypeVar("T")
 class Run:
     """What a run directory holds."""
 
-    config: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    config: RunFacts
+    environment: EnvironmentFacts
     generations: tuple[Generation, ...]
     failures: tuple[Failure, ...]
     """Of keys that no later attempt made good."""
@@ -62,7 +62,7 @@ class Run:
         ]
 
     @property
-    def methods(self) -> list[Mapping[str, Any]]:
+    def methods(self) -> list[MethodFacts]:
         """Descriptions of the methods, baselines included."""
         return list(self.config["methods"])
 
@@ -219,7 +219,7 @@ def _audited(
         raise UserError(f"{error}; remove the file and call harness verify on the run.") from error
 
 
-def _read_object(path: Path, form: type[Any]) -> dict[str, Any]:
+def _read_object(path: Path, form: type[T]) -> T:
     try:
         body = parse_json(read_text(path))
     except OSError as error:
@@ -227,14 +227,17 @@ def _read_object(path: Path, form: type[Any]) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); restore it or measure again.") from error
     try:
-        return dict(typed(form, body))
+        return typed(form, body)
     except ValueError as error:
         raise UserError(f"{path}: {error}; is it from a run of this harness?") from error
 
 
-def _refuse_repeated_names(path: Path, config: Mapping[str, Any]) -> None:
-    for part, key in (("methods", "method"), ("tasks", "task")):
-        names = [item[key] for item in config[part]]
+def _refuse_repeated_names(path: Path, config: RunFacts) -> None:
+    lists = {
+        "methods": [item["method"] for item in config["methods"]],
+        "tasks": [item["task"] for item in config["tasks"]],
+    }
+    for part, names in lists.items():
         if len(set(names)) < len(names):
             raise UserError(f"{path} lists one of its {part} twice; restore it or measure again.")
 

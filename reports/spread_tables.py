@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 from harness import metrics
 from harness.paired import or_none
 from harness.records import Generation
+from harness.run_facts import MethodFacts, TrainingFacts
 from harness.spread import spread
 from reports import formatting as form
 from reports import load_mark
@@ -30,7 +30,7 @@ def repeat_table(group: Comparison) -> Table | None:
     """Every drafter and task over the repeats; None where no run has two."""
     rows: list[Row] = []
     for run, item in group.ranked():
-        if item["kind"] == "baseline" or int(run.config["repeats"]) < 2:
+        if item["kind"] == "baseline" or run.config["repeats"] < 2:
             continue
         method = str(item["method"])
         name = load_mark.marked(group.label(run, method), run, method)
@@ -95,7 +95,7 @@ def _by_repeat(run: Run, method: str, headline: str | None) -> list[list[Values]
     """For each repeat: the values of every task, then those over all."""
     own, baseline = _parts(run, method), _parts(run, headline) if headline else {}
     found = []
-    for repeat in range(int(run.config["repeats"])):
+    for repeat in sorted({repeat for repeat, _ in own}):
         taus, speeds = [], []
         for task in run.tasks:
             answers = own.get((repeat, task), [])
@@ -131,7 +131,7 @@ def _trainings(group: Comparison) -> dict[tuple[str, str], dict[int, list[Values
     return found
 
 
-def recipe(item: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+def recipe(item: MethodFacts, training: TrainingFacts) -> str:
     """Everything that two methods must share to be one drafter with two seeds."""
     use = [item.get(name) for name in ("block_size", "draft", "draft_vocab_size")]
     facts = {name: value for name, value in training.items() if name not in _NOT_THE_RECIPE}

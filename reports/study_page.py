@@ -5,12 +5,12 @@ The same records give the same bytes, where the same version of matplotlib draws
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import UserError
+from harness.study_facts import BenchData, BenchFacts, BenchTarget, SessionFacts
 from harness.study_files import load_results
 from harness.whole_file import write_text
 from reports import formatting as form
@@ -142,8 +142,8 @@ def _report(view: StudyView) -> Report:
 
 def _facts(view: StudyView) -> Iterator[tuple[str, str, str]]:
     facts = view.results.facts
-    bench: Mapping[str, Any] = next(iter(facts.bench.values()), {})
-    target, data = bench.get("target", {}), bench.get("data", {})
+    bench = next(iter(facts.bench.values()), BenchFacts())
+    target, data = bench.get("target", BenchTarget()), bench.get("data", BenchData())
     yield "Target", form.text(target.get("model") or facts.train.get("target")), ""
     digest = target.get("weights_sha256")
     yield "Weights SHA-256", form.digest(digest), form.text(digest)
@@ -162,9 +162,9 @@ def _facts(view: StudyView) -> Iterator[tuple[str, str, str]]:
     yield "Answer limit", f"{facts.measure.get('max_new_tokens')} tokens", ""
     yield "Arms", f"{len(view.results.finished)} of {len(view.arms)} finished", ""
     yield "Sessions", str(len(facts.sessions)), ""
-    last = facts.sessions[-1] if facts.sessions else {}
+    last = facts.sessions[-1] if facts.sessions else SessionFacts()
     yield "Hardware", form.hardware(last.get("hardware") or {}), ""
-    yield "Commit", form.commit({"commit": None, "dirty": None, **last}), ""
+    yield "Commit", form.commit(last.get("commit"), last.get("dirty")), ""
 
 
 def _notes(view: StudyView) -> Iterator[str]:

@@ -35,7 +35,8 @@ def sweep_tables(view: StudyView) -> list[Table]:
         }
         fixed = ", ".join(f"{name} {_number(name, value)}" for name, value in others.items())
         sweep = [
-            (_number(key, view.objectives[name][key]), view.recipe(name, steps)) for name in names
+            (_number(key, view.objectives[name].get(key)), view.recipe(name, steps))
+            for name in names
         ]
         tables.append(_sweep_table(view, f"Sweep of {key}", fixed, [sweep]))
     for axis in AXES[:2]:
@@ -57,9 +58,9 @@ def _sweeps(objectives: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list
         for name, row in objectives.items():
             groups.setdefault(facts_of({**row, key: None}), []).append(name)
         for names in groups.values():
-            words = any(isinstance(objectives[name][key], (str, bool)) for name in names)
+            words = any(isinstance(objectives[name].get(key), (str, bool)) for name in names)
             if len(names) >= (2 if words else 3):
-                order = sorted(names, key=lambda name: _order(objectives[name][key]))
+                order = sorted(names, key=lambda name: _order(objectives[name].get(key)))
                 found.append((key, order))
     return found
 

@@ -10,6 +10,7 @@ from typing import Any
 from harness import study_curves, study_metrics
 from harness.metrics import NoData
 from harness.paired import or_none
+from harness.run_facts import Scalar
 from harness.study import Arm, Recipe
 from harness.study_curves import Point
 from harness.study_files import StudyResults
@@ -48,7 +49,7 @@ class StudyView:
         return self.results.facts.arms
 
     @property
-    def objectives(self) -> dict[str, dict[str, Any]]:
+    def objectives(self) -> dict[str, dict[str, Scalar]]:
         """Rows of numbers by name, in the order asked for."""
         return self.results.facts.objectives
 
@@ -100,7 +101,7 @@ class StudyView:
     def marked(self, title: str, tasks: Sequence[str]) -> str:
         """A title that says so where a task's prompts are the project's samples."""
         sources = self.results.facts.sources
-        samples = any(sources.get(task, {}).get("kind") == "samples" for task in tasks)
+        samples = any(task in sources and sources[task]["kind"] == "samples" for task in tasks)
         return f"{title} (samples)" if samples else title
 
     @property

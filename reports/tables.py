@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
-from typing import Any
 
 import pandas as pd
 
@@ -15,6 +14,7 @@ from harness import bootstrap, load, metrics, published
 from harness.paired import or_none
 from harness.positions import positions
 from harness.records import Failure
+from harness.run_facts import MethodFacts
 from reports.run import Run, load_run
 
 __all__ = [
@@ -145,7 +145,7 @@ def failure_frame(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _score(
     run: Run,
-    item: Mapping[str, Any],
+    item: MethodFacts,
     name: str,
     tasks: Sequence[str],
     headline: str | None,
@@ -182,7 +182,7 @@ def _score(
 
 
 def _task_values(
-    run: Run, item: Mapping[str, Any], task: str, headline: str | None
+    run: Run, item: MethodFacts, task: str, headline: str | None
 ) -> dict[str, float | None]:
     own = run.of(str(item["method"]), task)
     baseline = run.of(headline, task) if headline else []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+from harness.run_facts import SourceFacts
 
 SourceKind = Literal["directory", "hub", "samples"]
 
@@ -25,9 +27,18 @@ class Source:
     note: str = ""
     """What sets the texts apart from those the benchmark is known by; empty where nothing does."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> SourceFacts:
         """The same as JSON; a note only where there is one."""
-        return {name: value for name, value in asdict(self).items() if name != "note" or value}
+        facts: SourceFacts = {
+            "kind": self.kind,
+            "location": self.location,
+            "revision": self.revision,
+            "digest": self.digest,
+            "num_rows": self.num_rows,
+        }
+        if self.note:
+            facts["note"] = self.note
+        return facts
 
     @property
     def is_benchmark(self) -> bool:

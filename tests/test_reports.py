@@ -820,6 +820,5 @@ def test_blanks_and_numbers_are_formatted_in_one_way() -> None:
     assert formatting.sampling({"temperature": 0.7, "top_p": 0.9, "top_k": 20}) == (
         "temperature 0.7, top-p 0.9, top-k 20"
     )
-    dirty = {"commit": "a" * 40, "dirty": True}
-    assert formatting.commit(dirty) == "aaaaaaaaaaaa + uncommitted changes"
-    assert formatting.commit({"commit": None, "dirty": None}) == "unknown"
+    assert formatting.commit("a" * 40, True) == "aaaaaaaaaaaa + uncommitted changes"
+    assert formatting.commit(None, None) == "unknown"
