@@ -138,7 +138,7 @@ def _load_wider(options: TargetOptions, own: Target) -> Target:
     except UserError as error:
         raise NotAudited(
             f"not audited: the reference, {options.name} in {WIDER[options.dtype]}, cannot be "
-            f"loaded ({str(error).rstrip('.')}); call harness verify where there is room."
+            f"loaded ({str(error).rstrip('.')}); call harness verify where it can be."
         ) from error
 
 
@@ -267,29 +267,12 @@ def _score(
     """Every place of one answer where the reference would have chosen another token."""
     tokens = answer.new_tokens
     with sentences(place_of(answer)):
-        wide = _computed(reference.score(prompt_ids, tokens))
+        wide = reference.score(prompt_ids, tokens)
         found = _deviations(wide, own.score(prompt_ids, tokens), tokens)
         doubtful = any(not stands(item) for item in found)
         if doubtful and isinstance(own, StepScorer):
             found = _measured_again(own, reference, prompt_ids, tokens, found)
     return found
-
-
-def _computed(wide: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """``wide``, where the reference's operations exist in its dtype.
-
-    Raises:
-        NotAudited: they do not.
-    """
-    try:
-        yield from wide
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise NotAudited(
-            f"not audited: this target cannot compute one dtype wider ({one_line(error)}); measure "
-            "in a narrower --dtype to have an audit."
-        ) from error
 
 
 def _deviations(

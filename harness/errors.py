@@ -12,6 +12,16 @@ class UserError(Exception):
         super().__init__(" ".join(sentence.splitlines()))
 
 
+class NotNumbers(UserError):
+    """A target's logits hold NaN or Inf, so that no token is its choice."""
+
+    def __init__(self, target: str = "the target") -> None:
+        super().__init__(
+            f"the logits of {target} are not numbers (NaN or Inf); its weights are damaged, so "
+            "download them again, or its --dtype cannot hold them."
+        )
+
+
 def one_line(error: BaseException) -> str:
     """Kind and text of an error on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

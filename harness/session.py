@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
-from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
 from harness.load import OtherLoad
 from harness.methods import Method
 from harness.plan import Plan
@@ -110,6 +110,8 @@ class Session:
             except TreeProposed as error:
                 raise UserError(f"{method.name}: {error}") from error
             except FAILURES as error:
+                if isinstance(error, NotNumbers) and not self._done:
+                    raise  # as every answer would
                 raise_ctrl_c(error)
                 say(f"warm-up of {method.name} on {task} failed: {one_line(error)}")
                 continue

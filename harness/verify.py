@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from harness.errors import NotNumbers
+
 if TYPE_CHECKING:
     from drafters.base import Proposal
     from harness.sampling import Sampling
@@ -44,9 +46,12 @@ def verify(
         proposal: the tree of ``n`` nodes that the logits belong to.
         sampling: how the target draws.
         generator: on the logits' device; the ``verify`` stream.
+
+    Raises:
+        NotNumbers: greedy, and a row's largest logit is none.
     """
     if sampling.greedy:
-        return _descend(best_tokens(logits), proposal)
+        return _descend(_chosen(logits), proposal)
     p = sampling.probs(logits)
     if proposal.rule == "rejection" and proposal.q is not None and proposal.parents:
         return _reject(p, proposal.q, proposal.tokens, generator)
@@ -58,9 +63,16 @@ def verify(
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """A token from one row ``[V]`` of logits."""
+    """A token from one row ``[V]`` of logits.
+
+    Raises:
+        NotNumbers: its largest is none.
+    """
+    token = int(_chosen(logits))
+    if token < 0:
+        raise NotNumbers
     if sampling.greedy:
-        return int(best_tokens(logits))
+        return token
     return int(torch.multinomial(sampling.probs(logits), 1, generator=generator))
 
 
@@ -69,10 +81,18 @@ def best_tokens(logits: torch.Tensor) -> torch.Tensor:
     return logits.max(-1).indices
 
 
+def _chosen(logits: torch.Tensor) -> torch.Tensor:
+    """`best_tokens`, -1 where the largest logit is NaN or infinite; known without a transfer."""
+    best = logits.max(-1)
+    return torch.where(best.values.isfinite(), best.indices, -1)
+
+
 def _descend(drawn: torch.Tensor, proposal: Proposal) -> Verdict:
     """``match``: follow the target's own draws ``[1 + n]`` while a child carries them."""
     host = torch.cat((drawn, proposal.tokens)).tolist()
     own, tokens = host[: drawn.shape[0]], host[drawn.shape[0] :]
+    if min(own) < 0:
+        raise NotNumbers
     children = {edge: node for node, edge in enumerate(zip(proposal.parents, tokens, strict=True))}
     path: list[int] = []
     node = -1

@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
 from targets.base import TargetOptions
 from targets.digest import weights_digest
 from targets.pretrained import load_pretrained, weight_files
 from targets.transformers_lm import TransformersTarget
+
+_TOKENS = 8
+"""Of the pass that shows whether a target computes."""
 
 
 def load(options: TargetOptions, *, model: str) -> TransformersTarget:
@@ -25,13 +31,35 @@ def load(options: TargetOptions, *, model: str) -> TransformersTarget:
         "revision": found.revision,
         "weights_sha256": weights_digest(files),
     }
-    return TransformersTarget(
+    target = TransformersTarget(
         found.model,
         found.tokenizer,
         name=options.name,
         enable_thinking=options.enable_thinking,
         facts=facts,
     )
+    _require_numbers(target, options.dtype)
+    return target
+
+
+@torch.inference_mode()
+def _require_numbers(target: TransformersTarget, dtype: str) -> None:
+    """Show by a pass over a few tokens that the target computes here, and that it gives numbers.
+
+    Raises:
+        UserError: it does not.
+    """
+    ids = torch.arange(1, 1 + _TOKENS, device=target.device)[None] % target.vocab_size
+    try:
+        logits = target.model(input_ids=ids, use_cache=False).logits
+    except FAILURES as error:
+        raise_ctrl_c(error)
+        raise UserError(
+            f"{target.name} cannot compute in {dtype} on {target.device} ({one_line(error)}); "
+            "choose another --dtype, --attn or target."
+        ) from error
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise NotNumbers(target.name)
 
 
 def load_directory(

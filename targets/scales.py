@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import UserError
+from harness.errors import NotNumbers
 from targets.transformers_lm import TransformersTarget
 
 _TOKENS = 8
@@ -40,7 +40,7 @@ def measured_scales(target: TransformersTarget) -> Scales:
     """The scales of ``target``, by two passes over a few tokens.
 
     Raises:
-        UserError: its logits are not numbers.
+        NotNumbers: its logits are none.
     """
     ids = torch.arange(1, _TOKENS + 1, device=target.device)[None] % target.vocab_size
     read: list[torch.Tensor] = []
@@ -55,11 +55,8 @@ def measured_scales(target: TransformersTarget) -> Scales:
         hook.remove()
     embedded = target.embed_tokens.weight[ids]
     logits = target.model(input_ids=ids, use_cache=False).logits.float()
-    if bool(logits.isnan().any()):
-        raise UserError(
-            f"the logits of {target.name} are not numbers (NaN); its weights are damaged, so "
-            "download them again, or its --dtype cannot hold them."
-        )
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise NotNumbers(target.name)
     cap = getattr(target.text_config, "final_logit_softcapping", None)
     if cap:
         logits = cap * torch.atanh((logits / cap).clamp(-0.999, 0.999))

@@ -9,7 +9,7 @@ import torch
 
 from drafters.block_diffusion.responses import Query
 from harness.batched_cache import BatchedCache
-from harness.errors import UserError
+from harness.errors import NotNumbers, UserError
 from harness.sampling import Sampling
 from targets.attention import step_inputs
 from targets.transformers_lm import TransformersTarget
@@ -67,7 +67,7 @@ class BatchGenerator:
         """Yield the number of a query and its new tokens, stop token included, as it finishes.
 
         Raises:
-            UserError: the cache does not fit in memory.
+            UserError: the cache does not fit in memory, or logits are not numbers.
         """
         # Short prompts first: neighbours are alike, so little of a joining pass is padding.
         waiting = [i for i in range(len(queries)) if self._limit(queries[i]) > 0]
@@ -219,15 +219,18 @@ class BatchGenerator:
 
     def _choose(self, logits: torch.Tensor, slots: Sequence[_Slot | None]) -> list[int]:
         """A token of each row of ``[rows, V]``: the best, or where a uniform number falls."""
+        best = logits.max(-1)
+        if not bool(best.values.isfinite().all()):
+            raise NotNumbers(self.target.name)
         if self.sampling.greedy:
-            best: list[int] = logits.argmax(-1).tolist()
-            return best
+            tokens: list[int] = best.indices.tolist()
+            return tokens
         drawn = [0.0 if slot is None else slot.uniforms[len(slot.tokens)] for slot in slots]
         heights = self.sampling.probs(logits).double().cumsum(-1)
         at = torch.tensor(drawn, device=logits.device, dtype=torch.float64)[:, None]
         # Right of equal heights: a token of probability zero is never met.
         chosen = torch.searchsorted(heights, at * heights[:, -1:], right=True)
-        tokens: list[int] = chosen[:, 0].tolist()
+        tokens = chosen[:, 0].tolist()
         return tokens
 
 
