@@ -49,6 +49,7 @@ def audit_answers(
     *,
     max_new_tokens: int,
     exact: bool = False,
+    after: Callable[[], float] | None = None,
 ) -> dict[RecordKey, Audit]:
     """Audit every answer at ``path`` that is not audited yet; all audits there are then.
 
@@ -62,6 +63,7 @@ def audit_answers(
         path: ``audit.jsonl``; appended to, one line an answer.
         max_new_tokens: the run's limit.
         exact: whether the run was in exact mode.
+        after: seconds of what follows, for the lines on stderr.
 
     Raises:
         NotAudited: the target cannot score, its wider twin cannot be loaded, or memory ran out.
@@ -88,7 +90,7 @@ def audit_answers(
         for model in (target, wider):
             expect_answer(model, prompt_ids, max_new_tokens)
 
-    with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
+    with AuditWriter(path) as writer, Progress(len(left), "audit", after=after) as progress:
         for item, differing in _rescored(own, reference, left, prompts, expecting):
             ar_loop = ar_loop_of(item, answers)
             assert ar_loop is not None

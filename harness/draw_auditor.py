@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -43,6 +43,7 @@ def audit_draws(
     path: Path,
     *,
     max_new_tokens: int,
+    after: Callable[[], float] | None = None,
 ) -> dict[RecordKey, Draws]:
     """Score every answer at ``path`` that is not scored yet; all that are then.
 
@@ -53,6 +54,7 @@ def audit_draws(
         generations: its answers.
         path: ``draws.jsonl``; appended to, one line an answer.
         max_new_tokens: the run's limit.
+        after: seconds of what follows, for the lines on stderr.
 
     Raises:
         NotAudited: the target cannot score, or memory ran out.
@@ -65,7 +67,7 @@ def audit_draws(
     scorer = scorer_of(target)
     say(f"audit    the draws of {len(left)} answers")
     prompts = prompts_by_turn(target, tasks, {key_of(item): item for item in generations})
-    with AuditWriter(path) as writer, Progress(len(left), "audit") as progress:
+    with AuditWriter(path) as writer, Progress(len(left), "audit", after=after) as progress:
         for item in left:
             prompt_ids = prompt_of(item, prompts)
             expect_answer(target, prompt_ids, max_new_tokens)

@@ -12,9 +12,10 @@ from harness.audit_records import read_audits
 from harness.distribution import checks, describe_check, num_wrong
 from harness.draws import read_draws
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.forecast import Forecast
 from harness.methods import Method
 from harness.plan import Plan
-from harness.progress import say
+from harness.progress import duration, say
 from harness.records import Generation
 from harness.run_files import RunFiles
 from harness.sampling import Sampling
@@ -44,14 +45,15 @@ def examine(
     methods: Sequence[Method],
     files: RunFiles,
     generations: Sequence[Generation],
+    forecast: Forecast,
 ) -> Examination:
     """Time the parts of a round, audit and score, as far as that was not done before."""
     num_mismatches, num_scored = None, 0
     problems: list[UserError] = []
     with _collected(problems):
-        _measure_stages(plan, target, methods, files, generations)
+        _measure_stages(plan, target, methods, files, generations, forecast)
     with _collected(problems):
-        num_mismatches = _audit(plan, target, files, generations)
+        num_mismatches = _audit(plan, target, files, generations, forecast)
     with _collected(problems):
         num_scored = _score(plan, files, generations)
     for later in problems[1:]:
@@ -75,18 +77,19 @@ def _measure_stages(
     methods: Sequence[Method],
     files: RunFiles,
     generations: Sequence[Generation],
+    forecast: Forecast,
 ) -> None:
     """Time the parts of a round, once a run; again where a method failed at that."""
     answers = [item for item in generations if item.method == "ar_loop"]
     known = read_stages(files.stages)
-    timed = {item.name for item in methods if item.drafter is not None and item.prepare is None}
+    timed = {item.name for item in methods if item.has_stages}
     if not answers or (known is not None and timed <= known.methods.keys()):
         return
     from harness.stage_clock import measure_stages
 
-    say("timing the parts of a round")
+    say(f"timing the parts of a round, about {duration(forecast.stages_s())}")
     try:
-        stages = measure_stages(plan, target, methods, answers)
+        stages = measure_stages(plan, target, methods, answers, after=forecast.after_stages_s)
     except FAILURES as error:
         raise_ctrl_c(error)
         say(f"the parts of a round were not timed: {one_line(error)}")
@@ -96,18 +99,26 @@ def _measure_stages(
 
 
 def _audit(
-    plan: Plan, target: Target, files: RunFiles, generations: Sequence[Generation]
+    plan: Plan,
+    target: Target,
+    files: RunFiles,
+    generations: Sequence[Generation],
+    forecast: Forecast,
 ) -> int | None:
     """Re-score every answer and say what is not the target's; how many.
 
     At temperature 0 answers are judged one by one, above it the draws of each method as a whole.
     """
     audit = _audit_greedy if plan.config.temperature == 0 else _audit_draws
-    return audit(plan, target, generations, files)
+    return audit(plan, target, generations, files, forecast)
 
 
 def _audit_greedy(
-    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+    plan: Plan,
+    target: Target,
+    generations: Sequence[Generation],
+    files: RunFiles,
+    forecast: Forecast,
 ) -> int | None:
     from harness.auditor import NotAudited, audit_answers
 
@@ -120,6 +131,7 @@ def _audit_greedy(
             files.audit,
             max_new_tokens=plan.max_new_tokens,
             exact=plan.config.exact,
+            after=forecast.scores_s,
         )
     except NotAudited as error:  # what was audited before is judged all the same
         say(str(error))
@@ -133,7 +145,11 @@ def _audit_greedy(
 
 
 def _audit_draws(
-    plan: Plan, target: Target, generations: Sequence[Generation], files: RunFiles
+    plan: Plan,
+    target: Target,
+    generations: Sequence[Generation],
+    files: RunFiles,
+    forecast: Forecast,
 ) -> int | None:
     from harness.auditor import NotAudited
     from harness.draw_auditor import audit_draws
@@ -148,6 +164,7 @@ def _audit_draws(
             generations,
             files.draws,
             max_new_tokens=plan.max_new_tokens,
+            after=forecast.scores_s,
         )
     except NotAudited as error:
         say(str(error))

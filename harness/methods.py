@@ -37,6 +37,11 @@ class Method:
     prepare: Callable[[Sequence[int], Sequence[int]], None] | None = None
     """Takes the prompt and ``ar_loop``'s answer before the clock starts; what an oracle needs."""
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether the parts of its rounds can be timed: it shows them, and is told no answer."""
+        return self.drafter is not None and self.prepare is None
+
 
 def build_methods(plan: Plan, target: Target) -> tuple[Method, ...]:
     """Every baseline and drafter of the plan.

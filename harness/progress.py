@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Never, Self
 
 from tqdm import tqdm
@@ -27,7 +30,24 @@ def duration(seconds: float) -> str:
 class Progress:
     """A bar with rate and time left; where stderr is no terminal, a line every half minute."""
 
-    def __init__(self, total: int, what: str | None = None, *, shown: bool = True) -> None:
+    def __init__(
+        self,
+        total: int,
+        what: str | None = None,
+        *,
+        shown: bool = True,
+        left: Callable[[], float] | None = None,
+        after: Callable[[], float] | None = None,
+    ) -> None:
+        """Nothing is done yet.
+
+        Args:
+            total: steps there are.
+            what: they are.
+            shown: False where another process tells.
+            left: seconds of the steps not done yet; judged by those that are, if None.
+            after: seconds of what follows them, for the end of the whole.
+        """
         self._bar: tqdm[Never] = tqdm(
             total=total,
             desc=what,
@@ -36,22 +56,76 @@ class Progress:
             disable=not (shown and sys.stderr.isatty()),
         )
         self._what, self._total, self._done = what or "answers", total, 0
-        self._lines = shown and not sys.stderr.isatty()
-        self._began = self._last = time.monotonic()
+        self._left, self._after = left, after
+        self._began = time.monotonic()
+        self._end = _End()
+        self._look_ahead()
+        self._over = threading.Event()
+        self._lines: threading.Thread | None = None
+        if shown and not sys.stderr.isatty():
+            # A step may take many minutes.
+            self._lines = threading.Thread(target=self._say_lines, daemon=True)
 
     def step(self, what: str) -> None:
         """One more answer, by method and task."""
-        self._bar.set_postfix_str(what, refresh=False)
-        self._bar.update()
         self._done += 1
+        self._look_ahead()
+        whole = self._end.whole(time.monotonic())
+        self._bar.set_postfix_str(f"{what}, {whole}" if whole else what, refresh=False)
+        self._bar.update()
+
+    def line(self) -> str:
+        """How far it is, and how long it will take."""
         now = time.monotonic()
-        if self._lines and now - self._last >= LINE_EVERY_S:
-            self._last = now
-            left_s = (now - self._began) / self._done * (self._total - self._done)
-            say(f"{self._what}  {self._done} of {self._total}, about {duration(left_s)} left")
+        words = (
+            f"{self._what}  {self._done} of {self._total}",
+            self._end.left(now),
+            self._end.whole(now),
+        )
+        return ", ".join(filter(None, words))
 
     def __enter__(self) -> Self:
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        if self._lines is not None:
+            self._lines.join()
         self._bar.close()
+
+    def _say_lines(self) -> None:
+        while not self._over.wait(LINE_EVERY_S):
+            say(self.line())
+
+    def _look_ahead(self) -> None:
+        now = time.monotonic()
+        left_s: float | None = None
+        if self._left is not None:
+            left_s = self._left()
+        elif self._done:
+            left_s = (now - self._began) / self._done * (self._total - self._done)
+        self._end = _End(
+            at=None if left_s is None else now + left_s,
+            after_s=None if self._after is None else self._after(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _End:
+    """What was foreseen at the last step; a thread of its own may read it."""
+
+    at: float | None = None
+    """Time of the last step's end; None while nothing tells."""
+    after_s: float | None = None
+    """What follows, to the end of the run; None where nothing does."""
+
+    def left(self, now: float) -> str:
+        return "" if self.at is None else f"about {duration(max(self.at - now, 0.0))} left"
+
+    def whole(self, now: float) -> str:
+        if self.after_s is None:
+            return ""
+        left_s = 0.0 if self.at is None else max(self.at - now, 0.0)
+        return f"{duration(left_s + self.after_s)} to the end of the run"

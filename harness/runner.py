@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from harness import plan as planning
 from harness import run_files, same_run, shards
 from harness.errors import UserError
 from harness.examination import Examination, examine
+from harness.forecast import Cost, Forecast
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.line_writers import RecordWriter
 from harness.methods import Method, build_methods
@@ -88,13 +91,16 @@ def _measure(
     num_failures: int | None = None
     found = Examination()
     interrupted = False
+    began = time.monotonic()
     try:
-        _write_all(session, share, files, place)
+        timed = [method.name for method in methods if method.has_stages]
+        forecast = _write_all(session, share, files, place, partial(Forecast, plan, timed))
         num_failures = sum(ring.exchange(session.num_failures))
         ring.leave()
         if place.is_first:
             run_files.merge(files, keys_in_order(plan, methods))
-            found = examine(plan, target, methods, files, _generations(files))
+            found = examine(plan, target, methods, files, _generations(files), forecast)
+            say(f"took     {duration(time.monotonic() - began)}")
     except KeyboardInterrupt:
         interrupted = True
         if place.is_first:
@@ -120,24 +126,39 @@ def _hold_exact(target: Target, methods: Sequence[Method]) -> None:
     say(f"exact    every pass has {rows} rows; chains had the bits of one-token passes")
 
 
-def _write_all(session: Session, share: Plan, files: RunFiles, place: Place) -> None:
-    """Put every record on the disk as it comes."""
+def _write_all(
+    session: Session,
+    share: Plan,
+    files: RunFiles,
+    place: Place,
+    foresee: Callable[[Mapping[str, Cost]], Forecast],
+) -> Forecast:
+    """Put every record on the disk as it comes; what is foreseen for the rest of the run."""
+    forecast = foresee(session.warm_up())
     if not session.num_left:
-        return
-    full_s = session.warm_up()
+        return forecast
     if place.is_first:
+        answers_s = forecast.answers_s(session.left())
         say(
             f"{share.target.device}: {session.num_left} answers of up to {share.max_new_tokens} "
-            f"tokens, about {duration(full_s)}"
+            f"tokens, about {duration(answers_s)} where none ends early; with stage times, audit "
+            f"and scores {duration(answers_s + forecast.after_answers_s())}"
         )
     path = files.records if place.size == 1 else files.records_of(place.rank)
     with (
         RecordWriter(path) as writer,
-        Progress(session.num_left, shown=place.is_first) as progress,
+        Progress(
+            session.num_left,
+            shown=place.is_first,
+            left=lambda: forecast.answers_s(session.left()),
+            after=forecast.after_answers_s,
+        ) as progress,
     ):
         for record in session.records():
             writer.append(place.sign(record))
+            forecast.note(record)
             progress.step(f"{record.method} {record.task}")
+    return forecast
 
 
 def _records(files: RunFiles) -> list[Record]:

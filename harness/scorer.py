@@ -161,7 +161,7 @@ def _score_all(
     if not num_answers:
         return broken
     say(f"scoring  {num_answers} answers")
-    pool = ThreadPoolExecutor(_num_cores())
+    pool = ThreadPoolExecutor(num_cores())
     try:
         with ScoreWriter(files.scores) as writer, Progress(num_answers, "scores") as progress:
             waiting = {pool.submit(_outcome, job, runs): job for job in jobs}
@@ -184,7 +184,7 @@ def _score_all(
     return broken
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores this process may use, where the system tells."""
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1

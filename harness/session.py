@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.clock import no_collection
 from harness.conversations import prompt_sha256, turns
 from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
+from harness.forecast import Cost
 from harness.load import OtherLoad
 from harness.methods import Method
 from harness.plan import Plan
@@ -39,6 +41,8 @@ class Session:
         self._target = target
         self._methods = methods
         self._done: set[RecordKey] = set()
+        self._num_done: Counter[str] = Counter()
+        """By method."""
         self._answers: dict[RecordKey, Generation] = {}
         """Generations of ``ar_loop``: later turns and oracles need them."""
         self._failed: set[RecordKey] = set()
@@ -70,15 +74,18 @@ class Session:
                         say(f"{record.method} failed on {task} {prompt.prompt_id}: {record.error}")
                     yield record
 
-    def warm_up(self) -> float:
-        """Warm up for the first task with answers left; seconds all the rest would take at most.
+    def left(self) -> Counter[str]:
+        """Answers there are not, by method."""
+        each = self._plan.num_generations // len(self._methods)
+        return Counter({m.name: each - self._num_done[m.name] for m in self._methods})
+
+    def warm_up(self) -> dict[str, Cost]:
+        """Warm up for the first task with answers left; what that took, by method.
 
         `records` warms up for each later task when it gets there.
         """
         first = next((task for task in self._plan.tasks if self._is_open(task)), None)
-        if first is None:
-            return 0.0
-        return self._warm_up(first) * self.num_left / len(self._methods)
+        return {} if first is None else self._warm_up(first)
 
     def _is_open(self, task: str) -> bool:
         """Whether some method still owes an answer."""
@@ -86,8 +93,8 @@ class Session:
         wanted = turns_asked * len(self._methods) * self._plan.config.repeats
         return sum(key[0] == task for key in self._done) < wanted
 
-    def _warm_up(self, task: str) -> float:
-        """Let every method answer the first prompt, uncounted; seconds that takes at full length.
+    def _warm_up(self, task: str) -> dict[str, Cost]:
+        """Let every method answer the first prompt, uncounted; what that took.
 
         Lengths differ from task to task, and with them what caches, buffers and kernels have seen.
         """
@@ -98,11 +105,11 @@ class Session:
         except FAILURES as error:
             raise_ctrl_c(error)
             say(f"warm-up on {task} failed: {one_line(error)}")
-            return 0.0
+            return {}
         longest = self._plan.max_new_tokens
         sampling = self._sampling(self._plan.config.seed)
         answer: Sequence[int] | None = None
-        total_s = 0.0
+        costs: dict[str, Cost] = {}
         for method in sorted(self._methods, key=lambda method: method.name != "ar_loop"):
             try:
                 _prepare(method, prompt_ids, answer)
@@ -117,9 +124,12 @@ class Session:
                 continue
             if method.name == "ar_loop":
                 answer = decoded.new_tokens
-            token_s = decoded.decode_s / max(len(decoded.new_tokens) - 1, 1)
-            total_s += decoded.prefill_s + token_s * (longest - 1)
-        return total_s
+            costs[method.name] = Cost(
+                prefill_s=decoded.prefill_s,
+                num_prompt_tokens=len(prompt_ids),
+                token_s=decoded.decode_s / max(len(decoded.new_tokens) - 1, 1),
+            )
+        return costs
 
     def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
         """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
@@ -215,7 +225,9 @@ class Session:
         if isinstance(record, Failure):
             self._failed.add(key)
             return
-        self._done.add(key)
+        if key not in self._done:
+            self._done.add(key)
+            self._num_done[record.method] += 1
         if record.method == "ar_loop":
             self._answers[key] = record
 

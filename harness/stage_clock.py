@@ -7,7 +7,7 @@ clock between the parts makes a GPU wait, which a timed answer must not.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -17,14 +17,14 @@ from harness.decode import generate
 from harness.errors import FAILURES, one_line, raise_ctrl_c
 from harness.methods import Method
 from harness.plan import Plan
-from harness.progress import say
+from harness.progress import Progress, say
 from harness.records import Generation
 from harness.sampling import Sampling
 from harness.stages import Stages, StageTimes
 from targets.base import Target
 
-_NUM_CONTEXTS = 12
-_NUM_TOKENS = 24
+NUM_CONTEXTS = 12
+NUM_TOKENS = 24
 """Answered after each context."""
 
 _Round = tuple[float, float, float]
@@ -54,11 +54,17 @@ class _Watched:
 
 
 def measure_stages(
-    plan: Plan, target: Target, methods: Sequence[Method], answers: Sequence[Generation]
+    plan: Plan,
+    target: Target,
+    methods: Sequence[Method],
+    answers: Sequence[Generation],
+    *,
+    after: Callable[[], float] | None = None,
 ) -> Stages | None:
     """Stage times of every method at the median context length of ``ar_loop``'s ``answers``.
 
     Oracles, and methods that show no rounds, are left out. None where nothing could be measured.
+    What comes ``after`` takes so many seconds.
     """
     if not answers:
         return None
@@ -70,9 +76,9 @@ def measure_stages(
     drafters = {
         method.name: method.drafter
         for method in methods
-        if method.drafter is not None and method.prepare is None
+        if method.has_stages and method.drafter is not None
     }
-    known = stage_times(target, drafters, contexts, sampling)
+    known = stage_times(target, drafters, contexts, sampling, after=after)
     return Stages(num_context_tokens=length, methods=known) if "ar_loop" in known else None
 
 
@@ -91,7 +97,7 @@ def _contexts(
     first = [item for item in answers if item.turn == 1 and item.repeat == 0]
     first.sort(key=lambda item: abs(item.num_prompt_tokens + len(item.new_tokens) // 2 - length))
     contexts = []
-    for item in first[:_NUM_CONTEXTS]:
+    for item in first[:NUM_CONTEXTS]:
         text = texts[item.task, item.prompt_id]
         ids = target.encode_chat([{"role": "user", "content": text}])
         kept = max(0, min(length - len(ids), len(item.new_tokens) - 1))
@@ -105,6 +111,8 @@ def stage_times(
     contexts: Sequence[Sequence[int]],
     sampling: Sampling,
     clock: Clock | None = None,
+    *,
+    after: Callable[[], float] | None = None,
 ) -> dict[str, StageTimes]:
     """Stage times of each method behind each context; no two rounds in a row, no times.
 
@@ -117,18 +125,21 @@ def stage_times(
         contexts: token ids, a prompt and the beginning of its answer.
         sampling: as in the run.
         clock: the device's own when None.
+        after: seconds of what follows, for the lines on stderr.
     """
     clock = clock or clock_for(target.device)
     order = random.Random(sampling.seed)
     parts: dict[str, list[_Round]] = {name: [] for name in drafters}
-    for context in contexts:
-        for name in order.sample(sorted(parts), len(parts)):
-            try:
-                parts[name] += _rounds(target, drafters[name], context, sampling, clock)
-            except FAILURES as error:
-                raise_ctrl_c(error)
-                say(f"{name} failed while its parts were timed: {one_line(error)}")
-                del parts[name]
+    with Progress(len(contexts) * len(parts), "timing", after=after) as progress:
+        for context in contexts:
+            for name in order.sample(sorted(parts), len(parts)):
+                try:
+                    parts[name] += _rounds(target, drafters[name], context, sampling, clock)
+                except FAILURES as error:
+                    raise_ctrl_c(error)
+                    say(f"{name} failed while its parts were timed: {one_line(error)}")
+                    del parts[name]
+                progress.step(name)
     found = {}
     for name in drafters:
         if parts.get(name):
@@ -147,7 +158,7 @@ def _rounds(
         _Watched(drafter, "propose", clock, log),
     )
     with no_collection():
-        generate(*sides, context, sampling=sampling, max_new_tokens=_NUM_TOKENS, clock=clock)
+        generate(*sides, context, sampling=sampling, max_new_tokens=NUM_TOKENS, clock=clock)
     return [
         (
             draft[2] - draft[1],
