@@ -172,17 +172,26 @@ def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards, or the report of a study, from records; needs no torch."""
     from harness.study_files import is_study
     from reports.render import write_leaderboard
+    from reports.run import sort_out
 
     config = parse(ReportConfig, arguments, "report")
     if not config.run_dirs:
         raise UserError("report needs a run directory; write python -m harness report DIR.")
-    if any(map(is_study, config.run_dirs)):
-        if len(config.run_dirs) > 1:
-            raise UserError("report takes one study at a time, and no runs beside it.")
+    if len(config.run_dirs) == 1 and is_study(config.run_dirs[0]):
         training_commands.publish_study(config.run_dirs[0], config.output_dir or config.run_dirs[0])
         return 0
-    output_dir = config.output_dir or config.run_dirs[0]
-    markdown, html = write_leaderboard(config.run_dirs, output_dir)
+    run_dirs, skipped = sort_out(config.run_dirs)
+    for line in skipped:
+        print(line, file=sys.stderr)
+    if not run_dirs:
+        if any(map(is_study, config.run_dirs)):
+            raise UserError("report takes one study at a time, and nothing beside it.")
+        raise UserError(
+            f"none of the {len(config.run_dirs)} paths is a run; name directories that "
+            "python -m harness run has written."
+        )
+    output_dir = config.output_dir or run_dirs[0]
+    markdown, html = write_leaderboard(run_dirs, output_dir)
     print(markdown.read_text(encoding="utf-8"))
     print(json.dumps({"leaderboard_md": str(markdown), "leaderboard_html": str(html)}))
     return 0

@@ -14,7 +14,7 @@ from harness.verdicts import tally
 from reports import foreign_mark, load_mark, policies
 from reports import formatting as form
 from reports.grid import Cell, Column, Row, Table, has_ranges, mark_best
-from reports.group import MISMATCH, NOT_JUDGED, ORACLE, TOO_FEW, Comparison, is_oracle
+from reports.group import MISMATCH, ORACLE, TOO_FEW, Comparison, is_oracle
 from reports.policy_costs import cost_note
 from reports.ranking import Place, Rank, ranks
 from reports.run import Run, processes_a_host
@@ -230,8 +230,6 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
         drawn = group.checks[run.run_id].get(method)
         if drawn is not None and drawn.verdict == "MISMATCH":
             found.append(f"MISMATCH: the draws of {method} are not the target's; see below.")
-        if group.verdicts[run.run_id, method] == NOT_JUDGED:
-            found.append(f"losslessness of {method} is not judged; see below.")
         if is_oracle(item):
             found.append(_oracle_note(item))
         if cost := cost_note(group, run, item):

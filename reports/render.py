@@ -26,6 +26,7 @@ from reports.quality import quality_table
 from reports.run import comparable_groups, load_run
 from reports.spread_tables import repeat_table, seed_table
 from reports.stage_table import stage_table
+from reports.titles import titles
 from reports.waste_table import waste_table
 
 
@@ -80,12 +81,14 @@ def _sections(run_dirs: Sequence[Path]) -> list[Section]:
     if not run_dirs:
         raise UserError("no run directory given; name at least one.")
     runs = [load_run(path) for path in run_dirs]
-    return [_section(Comparison.of(group)) for group in comparable_groups(runs)]
+    groups = comparable_groups(runs)
+    return [
+        _section(Comparison.of(group), title)
+        for group, title in zip(groups, titles(groups), strict=True)
+    ]
 
 
-def _section(group: Comparison) -> Section:
-    target = group.first.config["target"]
-    hardware = group.first.environment["hardware"]
+def _section(group: Comparison, title: str) -> Section:
     tables = (
         *policy_tables(group),
         quality_table(group),
@@ -104,18 +107,8 @@ def _section(group: Comparison) -> Section:
         evidence.source_table(group),
         evidence.run_table(group),
     )
-    device = form.text(hardware.get("gpu") or hardware.get("cpu"))
-    tasks = group.first.config["tasks"]
-    title = (
-        target["name"],
-        form.text(target.get("dtype")),
-        device,
-        form.sampling(group.first.config["sampling"]),
-        form.counted(len(tasks), "task"),
-        form.counted(sum(len(task["prompt_ids"]) for task in tasks), "prompt"),
-    )
     return Section(
-        title=" · ".join(title),
+        title=title,
         lead=lead(group),
         badge=group.badge,
         facts=_facts(group),

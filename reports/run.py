@@ -17,6 +17,7 @@ from harness.run_facts import EnvironmentFacts, MethodFacts, RunFacts
 from harness.run_files import RunFiles, read_all
 from harness.score_records import Scored, read_scored
 from harness.stages import Stages, read_stages
+from harness.study_files import is_study
 from harness.typed_json import parse_json, typed
 
 T = TypeVar("T")
@@ -152,6 +153,34 @@ def load_run(path: Path) -> Run:
     )
 
 
+def sort_out(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The run directories among ``paths``, and a line on each that is none.
+
+    So that ``runs/*`` may hold other things. What is not there at all was misspelt: it is kept for
+    `load_run` to refuse, and so is a path that is alone.
+    """
+    if len(paths) < 2:
+        return list(paths), []
+    reasons = {path: _no_run(path) for path in paths}
+    lines = [f"skipped {path}: {reason}." for path, reason in reasons.items() if reason]
+    return [path for path in paths if not reasons[path]], lines
+
+
+def _no_run(path: Path) -> str:
+    """Why something that exists is no run; empty where it may be one."""
+    if not path.exists():
+        return ""
+    if not path.is_dir():
+        return "it is no directory"
+    if is_study(path):
+        return "it is a study, which is reported by itself"
+    files = RunFiles(path)
+    for needed in (files.config, files.environment, files.records):
+        if not needed.is_file():
+            return f"it is no run, for it has no {needed.name}"
+    return ""
+
+
 def comparable_groups(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs that differ only in their drafters, together; in a stable order.
 
@@ -200,14 +229,21 @@ def processes_a_host(run: Run) -> list[int]:
     return sorted({item.num_processes for item in run.generations})
 
 
+def group_facts(run: Run) -> dict[str, Any]:
+    """All that runs of one table have in common, by name."""
+    tasks = {str(task["task"]): task for task in run.config["tasks"]}
+    return {
+        **conditions(run),
+        "cores": run.environment["hardware"].get("num_cores"),
+        "tasks": list(tasks),
+        **{f"data of {name}": task["source"] for name, task in tasks.items()},
+        **{f"prompts of {name}": task["prompt_ids"] for name, task in tasks.items()},
+        "baselines": sorted(run.baselines),
+    }
+
+
 def _group_key(run: Run) -> str:
-    facts = [
-        conditions(run),
-        run.environment["hardware"].get("num_cores"),
-        [[task["task"], task["source"], task["prompt_ids"]] for task in run.config["tasks"]],
-        sorted(run.baselines),
-    ]
-    return json.dumps(facts, sort_keys=True)
+    return json.dumps(group_facts(run), sort_keys=True)
 
 
 def _audited(

@@ -167,6 +167,24 @@ def test_where_all_are_refuted_none_leads(tmp_path: Path) -> None:
     assert lead_of(path) == "Not ranked: cheat (MISMATCH)."
 
 
+def test_a_drafter_that_is_not_judged_is_not_called_lossless(
+    tmp_path: Path,
+) -> None:
+    path = timed_run(tmp_path / "run", {"noisy": [2.0] * 6, "quiet": [8.0] * 6})
+    noise = {"noisy": (Deviation(position=4, margin=3.0, noise=7.6),)}
+    loops = {item.prompt_id: item for item in load_run(path).of("ar_loop")}
+    lines = [
+        audit_records.to_json(
+            make_audit(item, loops[item.prompt_id], noise.get(item.method, ()), dtype="float32")
+        )
+        for item in load_run(path).generations
+    ]
+    (path / "audit.jsonl").write_text("\n".join(lines) + "\n")
+    lead = lead_of(path)
+    assert lead.startswith("Fastest drafter: quiet,") and "prompts, exact." in lead
+    assert "Not ranked: noisy (losslessness not judged)." in lead
+
+
 def test_declared_oracles_and_foreign_code_are_marked(tmp_path: Path) -> None:
     methods = [
         BASELINES[0],
