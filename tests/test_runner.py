@@ -47,7 +47,7 @@ def measure(toy_plugin: Path, output_dir: Path, **fields: Any) -> RunResult:
         "output_dir": output_dir,
         **fields,
     }
-    return run(RunConfig(**flags), ["run"])
+    return run(make_plan(RunConfig(**flags)), ["run"])
 
 
 def records_of(result: RunResult) -> list[Record]:
