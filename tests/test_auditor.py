@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from run_directories import generation
 from tiny_model import write_model
 
 from drafters.base import Proposal
-from harness import decode, verify
+from harness import auditor, decode, verify
+from harness.audit import deviations
 from harness.audit_records import read_audits
 from harness.cli import main
 from harness.errors import UserError
@@ -354,3 +356,40 @@ def test_what_cannot_be_verified(
     records.write_text(text, encoding="utf-8")
     tamper(done.directory, "ngram", 0, token=99999)
     assert "tokens that the target does not have" in again(capsys, done.directory, toy_plugin).err
+
+
+class Rows:
+    """Scores an answer by rows that were given: in one pass, and in passes of one token."""
+
+    def __init__(self, at_once: torch.Tensor, stepwise: torch.Tensor) -> None:
+        self._at_once, self._stepwise = at_once, stepwise
+        self.steps: list[int] = []
+
+    def score(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Any:
+        yield self._at_once[: len(new_tokens)]
+
+    def score_stepwise(self, prompt_ids: Sequence[int], new_tokens: Sequence[int]) -> Any:
+        self.steps.append(len(new_tokens))
+        yield from self._stepwise[: len(new_tokens), None]
+
+
+def test_noise_is_the_larger_of_two_measurements_wherever_one_was_too_small() -> None:
+    """Up to the last doubtful place, in one-token passes; a first noise is never made smaller."""
+    reference = torch.zeros(6, 3)
+    reference[[0, 1, 3], 1] = torch.tensor([0.5, 1.0, 0.5])  # another token would have been best
+    reference[[2, 4, 5], 0] = 5.0
+    at_once, stepwise = reference.clone(), reference.clone()
+    at_once[[0, 1, 3], 1] -= torch.tensor([0.01, 0.4, 0.02])
+    stepwise[[0, 1, 3], 1] -= torch.tensor([0.2, 0.05, 0.3])
+    answer = generation(accepted=[2, 1])
+    answer = dataclasses.replace(answer, new_tokens=(0,) * 6)
+    own = Rows(at_once, stepwise)
+    found = auditor._score(own, Rows(reference, reference), [1], answer)
+    noise = {item.position: item.noise for item in found}
+    once, again = (
+        {i.position: i.noise for i in deviations(reference, rows, torch.zeros(6).long(), 0)}
+        for rows in (at_once, stepwise)
+    )
+    assert noise == pytest.approx({0: again[0], 1: once[1], 3: again[3]})
+    assert again[0] > once[0] and once[1] > again[1] and again[3] > once[3]
+    assert own.steps == [4]

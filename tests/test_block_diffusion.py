@@ -384,3 +384,46 @@ def test_rows_of_a_head_with_a_bias_keep_their_bias(target):
     hidden, some = torch.randn(3, target.hidden_size), torch.tensor([2, 5, 7])
     whole = DraftHead(target, None).logits(hidden)
     torch.testing.assert_close(DraftHead(target, some).logits(hidden), whole[:, some])
+
+
+@pytest.mark.parametrize("growth", [8, 16])
+def test_a_context_that_grows_is_the_context_it_would_have_been(target, monkeypatch, growth):
+    """At every length around the ends of its buffers: rows kept, rotary tables long enough."""
+    monkeypatch.setattr("drafters.block_diffusion.context._GROWTH", growth)
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    model = initial_model(small_config(target), head, seed=2, dtype=torch.float32).eval()
+    ids = torch.randint(0, toy.VOCAB - 1, (40,), generator=torch.Generator().manual_seed(3))
+    features = target.features_of(ids[None], torch.ones(1, 40), (0, 2))[0]
+    anchors = tuple(range(3, 36))
+    blocks = layout((40,), (anchors,))
+    block_ids = torch.full((len(anchors), BLOCK), model.config.mask_token_id)
+    block_ids[:, 0] = ids[blocks.anchors]
+    with torch.no_grad():
+        trained = model(head.embedding[block_ids], features, blocks)
+    drafter = BlockDiffusionDrafter(model, target, BLOCK)
+    drafter.start(ids[:3], features[:3], Sampling())
+    for index, anchor in enumerate(anchors):
+        with torch.inference_mode():
+            block = drafter._block(int(ids[anchor]))
+        torch.testing.assert_close(trained[index], block, atol=2e-5, rtol=2e-5)
+        drafter.observe(Verdict((), (), 0), features[anchor : anchor + 1])
+
+
+def test_a_context_of_many_rows_is_read_alike_however_it_came(target):
+    """Past the first buffer of 512 rows: in two parts or token by token, the same block."""
+    head = SharedHead.of(target, torch.arange(target.vocab_size))
+    model = initial_model(small_config(target), head, seed=2, dtype=torch.float32).eval()
+    features = torch.randn(530, 2 * target.hidden_size, generator=torch.Generator().manual_seed(1))
+    blocks = []
+    for parts in ([530], [505, *[1] * 25], [512, 18], [511, 2, 17]):
+        drafter = BlockDiffusionDrafter(model, target, BLOCK)
+        for index, part in enumerate(features.split(parts)):
+            if index == 0:
+                drafter.start(torch.zeros(len(part)), part, Sampling())
+            else:
+                drafter.observe(Verdict((), (), 0), part)
+            with torch.inference_mode():
+                block = drafter._block(5)
+        blocks.append(block)
+    for block in blocks[1:]:
+        torch.testing.assert_close(block, blocks[0], atol=1e-4, rtol=1e-4)

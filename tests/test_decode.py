@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -349,3 +351,46 @@ def test_a_round_costs_one_transfer(
     monkeypatch.setattr("harness.decode.verify", spy)
     generate(target, Ready(answer, 5, lambda t: 4), prompt, sampling=GREEDY, max_new_tokens=16)
     assert read == [1, 2, 3]
+
+
+@pytest.mark.parametrize("rules", [{"top_p": 1e-6}, {"top_k": 1}])
+def test_generate_samples_by_the_runs_rules(
+    scene: tuple[toy.ToyTarget, list[int], list[int]], rules: dict[str, Any]
+) -> None:
+    """So hot that anything may be drawn, and bounded to the best token."""
+    target, prompt, answer = scene
+    hot = Sampling(temperature=50.0, seed=1)
+    free = hf_generate(target, prompt, sampling=hot, max_new_tokens=12)
+    assert list(free.new_tokens) != answer[:12]
+    bound = dataclasses.replace(hot, **rules)
+    done = hf_generate(target, prompt, sampling=bound, max_new_tokens=12)
+    assert list(done.new_tokens) == answer[:12]
+    cold = dataclasses.replace(hot, temperature=1e-3)
+    done = hf_generate(target, prompt, sampling=cold, max_new_tokens=12)
+    assert list(done.new_tokens) == answer[:12]
+
+
+@pytest.mark.parametrize("attn", ["grouped", "sdpa", "eager"])
+def test_generate_runs_the_librarys_attention_and_gives_ours_back(attn: str) -> None:
+    target = toy.llama(attn=attn)
+    used: set[str] = set()
+    target.model.register_forward_pre_hook(lambda module, inputs: used.add(target.attn))
+    hf_generate(target, [5, 6, 7], sampling=GREEDY, max_new_tokens=3)
+    assert used == {"sdpa" if attn == "grouped" else attn}
+    assert target.attn == attn
+
+
+def test_weights_are_laid_out_before_generates_clock_starts(
+    scene: tuple[toy.ToyTarget, list[int], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, prompt, _ = scene
+    clock = FakeClock()
+    prepared: list[int] = []
+
+    def prepare() -> None:
+        prepared.append(1)
+        clock.advance(1_000)
+
+    monkeypatch.setattr(target, "prepare", prepare)
+    done = hf_generate(target, prompt, sampling=GREEDY, max_new_tokens=5, clock=clock)
+    assert prepared == [1] and (done.prefill_s, done.decode_s) == (0, 0)

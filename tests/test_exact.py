@@ -137,6 +137,19 @@ def test_only_a_rows_place_may_spoil_the_bits() -> None:
         hold(target, 4)
 
 
+@pytest.mark.parametrize("places", [(0.0, 1.0, 2.0, 3.0), (0.0, 0.0, 0.0, 1.0)])
+def test_nearly_the_same_bits_are_others(places: tuple[float, ...]) -> None:
+    """What a tolerance would call equal may turn a near-tie, and then the text; in any place."""
+    target = toy.llama()
+    hold(target, 4)
+    lean = 1 + 1e-6 * torch.tensor(places)[:, None]
+    target.lm_head.register_forward_hook(
+        lambda module, arguments, output: output * lean if output.shape[1] > 1 else output
+    )
+    with pytest.raises(UserError, match="gives a row other bits by its place"):
+        hold(target, 4)
+
+
 def test_a_tree_is_refused() -> None:
     target = _target("llama")
     hold(target, 4)

@@ -212,3 +212,9 @@ def test_a_page_is_not_written_through_a_link_of_others(tmp_path: Path) -> None:
     write_text(tmp_path / "page.md", "newer")
     assert (tmp_path / "letter.txt").read_text() == "Dear reader"
     assert (tmp_path / "page.md").read_text() == "newer"
+
+
+def test_a_byte_order_mark_is_left_out_where_a_file_begins_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"\xef\xbb\xbffirst\n\xef\xbb\xbfsecond\n")
+    assert list(read_whole_lines(path)) == [(1, b"first\n"), (2, b"\xef\xbb\xbfsecond\n")]

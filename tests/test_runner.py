@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -406,3 +407,47 @@ def test_ctrl_c_leaves_a_partial_report(
     assert main(["run", *flags, "--resume", str(directory)]) == 0
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["num_generations"] == NUM_TURNS * 2
+
+
+def test_the_history_is_the_baselines_even_where_methods_answer_otherwise(
+    toy_plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above temperature 0 every method, and every repeat, has an answer of its own."""
+
+    def own_answer(prompt_ids: Sequence[int], sampling: Sampling, most: int, name: str) -> Decoded:
+        length = {"ar_loop": 3, "fool": 4, "oracle": 5}[name]
+        drawn = [sampling.seed % 30 + 1] * length
+        return Decoded(
+            new_tokens=tuple(drawn),
+            rounds=None,
+            prefill_s=1.0,
+            decode_s=1.0,
+            finish_reason="length",
+            peak_memory_bytes=None,
+        )
+
+    def built(*arguments: Any) -> tuple[Method, ...]:
+        return tuple(
+            dataclasses.replace(item, generate=partial(own_answer, name=item.name))
+            for item in build_methods(*arguments)
+        )
+
+    monkeypatch.setattr(runner, "build_methods", built)
+    result = measure(toy_plugin, tmp_path, repeats=2)
+    generations = generations_of(result)
+    first = next(
+        i for i in generations if (i.method, i.prompt_id, i.repeat) == ("ar_loop", "p0", 0)
+    )
+    second = [item for item in generations if item.turn == 2]
+    assert len({item.prompt_sha256 for item in second}) == 1 and len(second) == 6
+    assert {item.num_prompt_tokens for item in second} == {len("ABC||DEF") + len(first.text)}
+
+
+def test_every_answer_is_drawn_by_a_seed_of_its_own(toy_plugin: Path, tmp_path: Path) -> None:
+    """Of its task, prompt, turn and repeat; methods of one question share it."""
+    result = measure(toy_plugin, tmp_path, repeats=2, tasks=("counting", "spelling"))
+    seeds: dict[Any, set[int]] = {}
+    for item in generations_of(result):
+        seeds.setdefault((item.task, item.prompt_id, item.turn, item.repeat), set()).add(item.seed)
+    assert all(len(found) == 1 for found in seeds.values())
+    assert len(set.union(*seeds.values())) == len(seeds) == 2 * NUM_TURNS * 2

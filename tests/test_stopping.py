@@ -107,3 +107,29 @@ def test_a_round_without_stop_string_decodes_once_and_little() -> None:
 def test_rules_that_cannot_be_kept_are_refused(rules: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         Stopping(stop_ids=frozenset(), **rules)  # type: ignore[arg-type]
+
+
+def bytes_of(ids: Sequence[int]) -> str:
+    """A token a byte; what is no character yet is no text yet, as tokenizers have it."""
+    return bytes(ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "text", ["-" * 40, "the answer, at last, is this one: ", "\u2003" * 20, "\U0001f600" * 12]
+)
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_stop_string_may_have_as_many_tokens_as_bytes(text: str, step: int) -> None:
+    """Longer than the tail that is always looked at, and longer in bytes than in characters."""
+    tokens = [*b"Well. ", *text.encode(), *b" and more"]
+    stopping = Stopping(
+        stop_ids=frozenset(),
+        max_new_tokens=500,
+        room=500,
+        stop_strings=["no such thing", text],
+        decode=bytes_of,
+    )
+    for start in range(0, len(tokens), step):
+        if stopping.reason is None:
+            stopping.commit(tokens[start : start + step])
+    assert stopping.reason == "stop_string"
+    assert stopping.tokens == tokens[: 6 + len(text.encode())]

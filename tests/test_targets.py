@@ -25,7 +25,7 @@ from transformers import (
 
 from drafters.base import Proposal
 from harness.errors import UserError
-from targets import pretrained
+from targets import attention, pretrained
 from targets.attention import (
     grouped_attention,
     prefer_grouped,
@@ -403,3 +403,48 @@ def test_a_full_disk_and_full_memory_are_explained(
 def test_the_names_of_targets_need_no_torch() -> None:
     code = "import sys, targets, targets.base, targets.load; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("past", [0, 1, 3])
+def test_sequences_end_to_end_each_begin_at_position_0(past: int) -> None:
+    """Rotary angles only tell distances; a table of positions would tell the difference."""
+    config = toy.llama().model.config
+    lengths, place = [3, 2, 4], (torch.device("cpu"), torch.float32)
+    inputs = attention.two_way_inputs(config, lengths, *place, past=past)
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 3][past:]]
+    seen = inputs["attention_mask"][0, 0] == 0
+    owners = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
+    assert torch.equal(seen, owners[past:, None] == owners)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_whole_pass_fits_behind_as_many_tokens_as_were_announced(exact: bool) -> None:
+    target = toy.llama()
+    target.fixed_rows = 7 if exact else None
+    for max_tokens in (9, 10, 25):
+        target.start(max_tokens, 5, ())
+        target.prefill(torch.arange(max_tokens))
+        output = target.verify(3, Proposal.chain(torch.arange(5)))
+        assert output.logits.shape == (6, toy.VOCAB)
+        assert target._cache is not None
+        rows = max_tokens + (7 if exact else 6)
+        assert rows <= target._cache.capacity < rows + (16 if exact else 1)
+        target._cache = None
+
+
+def test_copies_that_fill_an_exact_pass_stay_within_the_context() -> None:
+    """Models with a table of positions have no row for one behind the last."""
+    target = toy.llama()
+    target.fixed_rows = 6
+    seen: list[list[int]] = []
+
+    def note(module: Any, arguments: Any, given: Any) -> None:
+        if given.get("position_ids") is not None:
+            seen.append(given["position_ids"][0].tolist())
+
+    target.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    last = target.max_context - 1
+    target.start(target.max_context + 3, 5, ())
+    target.prefill(torch.arange(last - 2) % toy.VOCAB)
+    target.verify(3, Proposal.chain(torch.tensor([4])))
+    assert seen[-1] == [last - 2, last - 1, last, last, last, last]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from . import decoding, gpus, measures, records, sampling, studies, training
+from . import decoding, gpus, measures, records, runs, sampling, studies, targets, training
 
-TABLES = (decoding, gpus, measures, records, sampling, studies, training)
+TABLES = (decoding, gpus, measures, records, runs, sampling, studies, targets, training)
 
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     file: calls for table in TABLES for file, calls in table.TESTS.items()

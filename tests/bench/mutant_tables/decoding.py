@@ -76,6 +76,9 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
         ("    if room < 1:", "    if room < 0:"),
     ),
     "harness/stopping.py": (
+        ("len(text.encode()) for", "len(text) for"),
+        ("longest + TAIL_TOKENS", "TAIL_TOKENS"),
+        ("longest = max((len", "longest = min((len"),
         ("kept = tokens[: self.remaining]", "kept = tokens[: self.remaining + 1]"),
         ('kept, reason = kept[:count], "stop"', 'kept, reason = kept[: count - 1], "stop"'),
         ("self._limit = min(max_new_tokens, room)", "self._limit = max_new_tokens"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "harness/records.py": (("tests/test_records.py", "tests/test_run_files.py"),),
+    "harness/reading.py": (("tests/test_reading.py", "tests/test_records.py"),),
     "harness/audit.py": (("tests/test_audit.py", "-k", "not honest"),),
     "harness/verdicts.py": (("tests/test_verdicts.py",),),
     "harness/distribution.py": (("tests/test_distribution.py", "-k", "not run and not rule"),),
@@ -41,8 +42,14 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
             "return (record.task, record.prompt_id, record.turn, record.method, record.repeat)",
             "return (record.task, record.prompt_id, record.turn, record.method, 0)",
         ),
-        ('            if not line.endswith(b"\\n"):\n                return\n', ""),
-        ("enumerate(lines, start=1)", "enumerate(lines)"),
+    ),
+    "harness/reading.py": (
+        ('            if line.endswith(b"\\n"):\n', "            if line:\n"),
+        ('readline(limit + 1), b""), start=1)', 'readline(limit + 1), b""), start=0)'),
+        ("            if len(line) > limit:", "            if len(line) > limit + 1:"),
+        (" if number == 1 else line", " if number == 0 else line"),
+        ("byte {error.start + 1}", "byte {error.start}"),
+        ("size - (begin + found + 1)", "size - (found + 1)"),
     ),
     "harness/audit.py": (
         ("margins = reference.amax(-1)", "margins = own.amax(-1)"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     "drafters/block_diffusion/objectives.py": (("tests/test_objectives.py",),),
     "drafters/block_diffusion/model.py": (("tests/test_replay.py", "-k", "not bounds"),),
+    "drafters/block_diffusion/context.py": (
+        ("tests/test_block_diffusion.py", "-k", "grows or many_rows"),
+    ),
     "drafters/block_diffusion/replay.py": (
         ("tests/test_replay.py", "-k", "not bounds"),
         ("tests/test_replay.py", "-k", "bounds"),
@@ -49,6 +52,21 @@ MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "drafters/block_diffusion/model.py": (
         ("ids[:, 0] = blocks.tokens", "ids[:, 1] = blocks.tokens"),
         ("return outputs[:, 1:]", "return outputs[:, :-1]"),
+    ),
+    "drafters/block_diffusion/context.py": (
+        ("fresh[:, :, :have] = getattr", "fresh[:, :, : have - 1] = getattr"),
+        (
+            "= getattr(self, name)\n",
+            "= getattr(self, name)\n                fresh[:, :, have - 1] = 0\n",
+        ),
+        ("            if have:\n", "            if have and False:\n"),
+        ("self._tables[0].shape[2] < end", "self._tables[0].shape[2] < end - 1"),
+        ("self._tables[0].shape[2] < end", "self._tables[0].shape[2] < start"),
+        ("or self._tables[0].shape[2] < end", ""),
+        ("return cos[:, :, start:end], sin", "return cos[:, :, : end - start], sin"),
+        ("self._positions(self.length, self.length + size)", "self._positions(0, size)"),
+        ("self._positions(self.length, end)", "self._positions(0, features.shape[0])"),
+        ("        self.length = end\n", "        self.length = end - 1\n"),
     ),
     "drafters/block_diffusion/replay.py": (
         ("target.max_context - item.start)", "target.max_context)"),
