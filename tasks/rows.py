@@ -167,6 +167,12 @@ def _parse(data: bytes, place: str) -> Any:
     except json.JSONDecodeError as error:
         if error.lineno > 1:
             place = f"{place}, line {error.lineno}"
+        if error.msg == "Extra data":
+            raise _broken(
+                place,
+                "a second value follows the first; rows are one a line in a .jsonl file, or "
+                "items of one array in a .json file",
+            ) from error
         raise _broken(place, f"the JSON is broken or cut off ({error.msg})") from error
     except ValueError as error:
         raise _broken(place, f"the JSON cannot be used ({error})") from error

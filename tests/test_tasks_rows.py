@@ -131,6 +131,9 @@ def test_an_array_names_line_or_item(tmp_path: Path) -> None:
     path.write_text('[{"a": 1}, 5]')
     with pytest.raises(UserError, match=r"rows\.json, item 2: a row should be a JSON object"):
         bodies(path)
+    path.write_text('{"a": 1}\n{"a": 2}\n')
+    with pytest.raises(UserError, match=r"line 2: a second value .* one a line in a \.jsonl file"):
+        bodies(path)
     path.write_text('{"a": 1}')
     with pytest.raises(UserError, match="should be a JSON array and is of type dict"):
         bodies(path)
