@@ -12,14 +12,11 @@ TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 MUTANTS: dict[str, tuple[tuple[str, str], ...]] = {
     "harness/records.py": (
-        ("0 <= self.accepted <= self.depth <= self.nodes,", "0 <= self.accepted <= self.nodes,"),
-        ("0 <= self.accepted <= self.depth <= self.nodes,", "0 <= self.accepted <= self.depth,"),
-        ("1 <= self.committed <= self.accepted + 1,", "0 <= self.committed <= self.accepted + 1,"),
-        ("1 <= self.committed <= self.accepted + 1,", "1 <= self.committed <= self.accepted + 2,"),
-        (
-            "_require(len(self.draft_tokens) == self.depth",
-            "_require(len(self.draft_tokens) <= self.depth",
-        ),
+        ("0 <= self.accepted <= self.depth <= self.nodes:", "0 <= self.accepted <= self.nodes:"),
+        ("0 <= self.accepted <= self.depth <= self.nodes:", "0 <= self.accepted <= self.depth:"),
+        ("1 <= self.committed <= self.accepted + 1:", "0 <= self.committed <= self.accepted + 1:"),
+        ("1 <= self.committed <= self.accepted + 1:", "1 <= self.committed <= self.accepted + 2:"),
+        ("len(self.draft_tokens) != self.depth:", "len(self.draft_tokens) > self.depth:"),
         ("_require(len(self.new_tokens) >= 1", "_require(len(self.new_tokens) >= 0"),
         ("_require(self.num_prompt_tokens >= 1", "_require(self.num_prompt_tokens >= 0"),
         (
