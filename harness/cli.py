@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from harness import provenance, registry
 from harness.commands import COMMANDS, INTERRUPTED
 from harness.errors import UserError
+from harness.visible import put
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,35 +30,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        put(f"error: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        put("interrupted", sys.stderr)
         return INTERRUPTED
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             place = f": {error.filename}" if error.filename else ""
-            print(f"error: {error.strerror or error}{place}.", file=sys.stderr)
+            put(f"error: {error.strerror or error}{place}.", sys.stderr)
             return 2
         # What is still buffered for stdout must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if error.errno == errno.EPIPE:  # whoever read stdout has seen enough
             return 1
-        print(f"error: output could not be written ({error.strerror}); make room.", file=sys.stderr)
+        put(f"error: output could not be written ({error.strerror}); make room.", sys.stderr)
         return 2
     except SystemExit as stop:  # argument parsing ends this way, after --help as after an error
         if isinstance(stop.code, str):
-            print(f"error: {stop.code}", file=sys.stderr)
+            put(f"error: {stop.code}", sys.stderr)
         return stop.code if isinstance(stop.code, int) else 2
 
 
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage(), file=sys.stdout if arguments else sys.stderr)
+        put(_usage(), sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     name, rest = arguments[0], arguments[1:]
     if name in ("-V", "--version"):
-        print(f"harness {provenance.project_version()}")
+        put(f"harness {provenance.project_version()}")
         return 0
     if name not in COMMANDS:
         raise UserError(f"unknown command {name!r}; {registry.near_misses(name, COMMANDS)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from harness.config import (
 )
 from harness.errors import UserError
 from harness.verdicts import audit_lines, describe_mismatch, mismatches, unjudged_lines
+from harness.visible import put, put_json
 
 if TYPE_CHECKING:
     from harness.runner import RunResult
@@ -47,7 +47,7 @@ def _run(arguments: list[str]) -> int:
     plan = make_plan(config)  # what is not there shows before torch is loaded
     if config.dry_run:
         for line in describe(plan):
-            print(line)
+            put(line)
         return 0
     if config.fetch:
         from targets.find import fetch_target
@@ -75,9 +75,9 @@ def _publish(result: RunResult) -> None:
     html: Path | None = None
     if result.num_generations:
         markdown, html = write_leaderboard((directory,), directory)
-        print(markdown.read_text(encoding="utf-8"))
+        put(markdown.read_text(encoding="utf-8"))
     else:
-        print("no generation succeeded, so there is no leaderboard", file=sys.stderr)
+        put("no generation succeeded, so there is no leaderboard", sys.stderr)
     summary = {
         "run_id": result.files.run_id,
         "run_dir": str(directory),
@@ -88,7 +88,7 @@ def _publish(result: RunResult) -> None:
         "num_mismatches": result.found.num_mismatches,
         "num_scored": result.found.num_scored,
     }
-    print(json.dumps(summary))
+    put_json(summary)
 
 
 def _verify(arguments: list[str]) -> int:
@@ -110,12 +110,12 @@ def _verify_greedy(run: Run, config: VerifyConfig) -> int:
     path = RunFiles(config.run_dir).audit
     audits = verify_run(run.config, run.generations, path, config.data_dir)
     for line in audit_lines(run.generations, audits):
-        print(line)
+        put(line)
     found = mismatches(audits.values())
     for audit, deviation in found:
-        print(describe_mismatch(audit, deviation), file=sys.stderr)
+        put(describe_mismatch(audit, deviation), sys.stderr)
     for line in (unjudged := list(unjudged_lines(audits.values()))):
-        print(line, file=sys.stderr)
+        put(line, sys.stderr)
     if not audits:
         raise UserError("nothing was audited: no answer of the run has ar_loop's beside it.")
     summary = {
@@ -124,7 +124,7 @@ def _verify_greedy(run: Run, config: VerifyConfig) -> int:
         "num_mismatches": len(found),
         "num_not_judged": len(unjudged),
     }
-    print(json.dumps(summary))
+    put_json(summary)
     return 1 if found else 0
 
 
@@ -137,11 +137,11 @@ def _verify_draws(run: Run, config: VerifyConfig) -> int:
     draws = verify_draws(run.config, run.generations, path, config.data_dir)
     found = checks(run.generations, draws)
     for method, check in found.items():
-        print(describe_check(method, check))
+        put(describe_check(method, check))
     wrong = num_wrong(found)
     if wrong is None:
         raise UserError("nothing was judged: every method has too few tokens, or none.")
-    print(json.dumps({"audit": str(path), "num_audited": len(draws), "num_mismatches": wrong}))
+    put_json({"audit": str(path), "num_audited": len(draws), "num_mismatches": wrong})
     return 1 if wrong else 0
 
 
@@ -158,13 +158,13 @@ def _score(arguments: list[str]) -> int:
     with alone(files):
         scored = score_run(run.config, run.generations, files, config.data_dir, run_code=allowed)
     for line in score_lines(run.generations, scored):
-        print(line)
+        put(line)
     summary = {
         "scores": str(files.scores),
         "num_scored": len(scored.scores),
         "num_not_run": scored.num_not_run(run.generations),
     }
-    print(json.dumps(summary))
+    put_json(summary)
     return 0
 
 
@@ -182,7 +182,7 @@ def _report(arguments: list[str]) -> int:
         return 0
     run_dirs, skipped = sort_out(config.run_dirs)
     for line in skipped:
-        print(line, file=sys.stderr)
+        put(line, sys.stderr)
     if not run_dirs:
         if any(map(is_study, config.run_dirs)):
             raise UserError("report takes one study at a time, and nothing beside it.")
@@ -192,8 +192,8 @@ def _report(arguments: list[str]) -> int:
         )
     output_dir = config.output_dir or run_dirs[0]
     markdown, html = write_leaderboard(run_dirs, output_dir)
-    print(markdown.read_text(encoding="utf-8"))
-    print(json.dumps({"leaderboard_md": str(markdown), "leaderboard_html": str(html)}))
+    put(markdown.read_text(encoding="utf-8"))
+    put_json({"leaderboard_md": str(markdown), "leaderboard_html": str(html)})
     return 0
 
 
@@ -208,10 +208,10 @@ def _compare(arguments: list[str]) -> int:
     found = compare(*runs, allow_different=config.allow_different)
     limit = config.fail_below
     slower = [] if limit is None else slower_methods(found, limit)
-    print(page(found))
+    put(page(found))
     if slower:
-        print(f"slower than {limit:g} of before: {', '.join(slower)}", file=sys.stderr)
-    print(json.dumps({**summary(found), "fail_below": limit, "slower": slower}))
+        put(f"slower than {limit:g} of before: {', '.join(slower)}", sys.stderr)
+    put_json({**summary(found), "fail_below": limit, "slower": slower})
     return 1 if slower else 0
 
 
@@ -222,14 +222,14 @@ def _quality(arguments: list[str]) -> int:
 
     quality = evaluate(config)
     for line in table(quality.scores):
-        print(line)
+        put(line)
     summary = {
         "quality_dir": str(quality.directory),
         "scores": str(quality.directory / "scores.json"),
         "num_answers": sum(score.num_answers for score in quality.scores),
         "num_different": sum(score.num_answers - score.num_identical for score in quality.scores),
     }
-    print(json.dumps(summary))
+    put_json(summary)
     return 0
 
 
@@ -241,7 +241,7 @@ def _lm_eval(arguments: list[str]) -> int:
     from harness.lm_eval_model import main
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("python -m harness lm-eval is lm-eval with --model harness and tasks harness_…\n")
+        put("python -m harness lm-eval is lm-eval with --model harness and tasks harness_…\n")
 
     return main(arguments)
 
@@ -262,8 +262,8 @@ def _doctor(arguments: list[str]) -> int:
     parse(DoctorConfig, arguments, "doctor")
     diagnosis = diagnose(probe())
     for line in diagnosis.lines:
-        print(line)
-    print(json.dumps(diagnosis.facts))
+        put(str(line))
+    put_json(diagnosis.facts)
     return 0 if diagnosis.can_run else 1
 
 
@@ -277,9 +277,9 @@ def _list(arguments: list[str]) -> int:
     }
     for title, phrases in {**tables, "presets": presets}.items():
         width = max(map(len, phrases), default=0)
-        print(title)
+        put(title)
         for name, phrase in phrases.items():
-            print(f"  {name:<{width}}  {phrase}")
+            put(f"  {name:<{width}}  {phrase}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """The one exception that reaches the user as a sentence, and how others are told."""
 
+from harness.visible import visible
+
 FAILURES = (Exception, SystemExit)
 """What code from elsewhere may raise without ending a run: all but Ctrl-C."""
 
@@ -8,8 +10,8 @@ class UserError(Exception):
     """Something the user can put right; the message is one sentence that says how."""
 
     def __init__(self, sentence: str) -> None:
-        # What libraries and files say, quoted in it, may have line ends of its own.
-        super().__init__(" ".join(sentence.splitlines()))
+        # What libraries and files say, quoted in it, may have line ends of its own, and worse.
+        super().__init__(visible(" ".join(sentence.splitlines())))
 
 
 class NotNumbers(UserError):

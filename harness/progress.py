@@ -11,13 +11,15 @@ from typing import Never, Self
 
 from tqdm import tqdm
 
+from harness.visible import visible
+
 LINE_EVERY_S = 30.0
 """Between two lines of a run whose stderr is a file."""
 
 
 def say(line: str) -> None:
     """One line that does not tear the bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -71,7 +73,7 @@ class Progress:
         self._done += 1
         self._look_ahead()
         whole = self._end.whole(time.monotonic())
-        self._bar.set_postfix_str(f"{what}, {whole}" if whole else what, refresh=False)
+        self._bar.set_postfix_str(visible(f"{what}, {whole}" if whole else what), refresh=False)
         self._bar.update()
 
     def line(self) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from harness.arguments import parse
 from harness.config import StudyCommand, TrainCommand
+from harness.visible import put, put_json
 
 
 def data(arguments: list[str]) -> int:
@@ -25,7 +25,7 @@ def data(arguments: list[str]) -> int:
         **{name: manifest[name] for name in shown},
         "tokens_per_s": manifest["last_sitting"].get("tokens_per_s"),
     }
-    print(json.dumps(summary))
+    put_json(summary)
     return 0
 
 
@@ -35,7 +35,7 @@ def train(arguments: list[str]) -> int:
     from drafters.train import train
 
     for checkpoint in train(command.config):
-        print(checkpoint)
+        put(str(checkpoint))
     return 0
 
 
@@ -58,6 +58,6 @@ def publish_study(directory: Path, output_dir: Path) -> None:
     from reports.study_page import write_study
 
     markdown, html = write_study(directory, output_dir)
-    print(markdown.read_text(encoding="utf-8"))
+    put(markdown.read_text(encoding="utf-8"))
     summary = {"study_dir": directory, "study_md": markdown, "study_html": html}
-    print(json.dumps({name: str(path) for name, path in summary.items()}))
+    put_json({name: str(path) for name, path in summary.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from harness.visible import visible
 from reports.grid import Cell, Column, Table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|#~$])")
@@ -14,7 +15,12 @@ def escape(text: str) -> str:
 
     An underscore inside a word is left alone, as Markdown does.
     """
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = (
+        visible(" ".join(text.split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", _SPECIAL.sub(r"\\\1", text))
 
 

@@ -101,6 +101,7 @@ def check(directory: Path, case: tuple[str, tuple[Any, ...], int]) -> None:
         assert status == 2 and sentence.startswith("error: "), what
         assert len(sentence.splitlines()) == 1 and len(sentence) < 1000, f"{what}: {sentence}"
         assert sentence.rstrip().endswith((".", "?")), f"{what}: {sentence}"
+    assert "\x1b" not in out.getvalue() + err.getvalue(), what
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
