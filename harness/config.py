@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from drafters.block_diffusion.config import TrainConfig
+from harness import template_date
 from harness.errors import UserError
 from harness.said import SAID
 from harness.sampling import Sampling
@@ -85,6 +86,9 @@ class RunConfig:
     """Commit or tag of the target on the hub."""
     enable_thinking: bool = False
     """Let the target's template open with reasoning."""
+    template_date: Annotated[str | None, arg(metavar="YYYY-MM-DD", help_behavior_hint="")] = None
+    """What the target's template takes for today, where it writes the date; by default the day on
+    which the run begins."""
     baseline: Names = tuple(BASELINES)
     """Baselines to run; ar_loop must be one of them."""
     plugin: Plugins = ()
@@ -108,6 +112,8 @@ class RunConfig:
                 raise UserError(f"--{name} has an empty name; write --{name} A,B without gaps.")
         if "ar_loop" not in self.baseline:
             raise UserError("--baseline must include ar_loop: speedups are measured against it.")
+        if self.template_date is not None:
+            template_date.parse(self.template_date)
         if not math.isfinite(self.temperature):
             raise UserError(f"--temperature must be a number, not {self.temperature}.")
         try:
@@ -241,12 +247,16 @@ class QualityConfig:
     """cuda where there is one, else cpu; or a device's name."""
     revision: Annotated[str | None, SAID] = None
     """Commit or tag of the target on the hub."""
+    template_date: Annotated[str | None, arg(metavar="YYYY-MM-DD", help_behavior_hint="")] = None
+    """What the target's template takes for today, as in run."""
     confirm_run_unsafe_code: bool = False
     """Run the programs that the model writes, in a child process with limits."""
     plugin: Plugins = ()
     """Python files whose tables add drafters or targets."""
 
     def __post_init__(self) -> None:
+        if self.template_date is not None:
+            template_date.parse(self.template_date)
         for name in ("limit", "max_new_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

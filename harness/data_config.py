@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from harness import template_date
 from harness.config import Names, Plugins
 from harness.errors import UserError
 from harness.said import SAID
@@ -57,10 +58,15 @@ class DataConfig:
     GPU are spread over all there are."""
     revision: Annotated[str | None, SAID] = None
     """Commit or tag of the target on the hub."""
+    template_date: Annotated[str | None, arg(metavar="YYYY-MM-DD", help_behavior_hint="")] = None
+    """What the target's template takes for today, where it writes the date; by default the day on
+    which the corpus is begun."""
     plugin: Plugins = ()
     """Python files whose tables add targets or tasks."""
 
     def __post_init__(self) -> None:
+        if self.template_date is not None:
+            template_date.parse(self.template_date)
         least = {"ngram": 5, "max_prompts": 1, "samples": 1, "max_new_tokens": 1, "batch_size": 1}
         for name, smallest in least.items():
             value = getattr(self, name)

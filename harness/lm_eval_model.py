@@ -21,7 +21,7 @@ from lm_eval.api.registry import register_model
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from drafters.base import Drafter
-from harness import registry
+from harness import registry, template_date
 from harness.decode import generate
 from harness.errors import UserError
 from harness.gen_kwargs import Request, read_gen_kwargs
@@ -86,6 +86,7 @@ class HarnessModel(TemplateLM):
             attn=arguments.attn,
             revision=arguments.revision,
             enable_thinking=arguments.enable_thinking,
+            template_date=arguments.template_date or template_date.today(),
         )
         return cls(load_target(options), arguments)
 
@@ -118,7 +119,8 @@ class HarnessModel(TemplateLM):
     def tokenizer_name(self) -> str:
         """Names tokenizer and template in lm-eval's cache of requests."""
         facts = self.target.describe()
-        parts = (facts["name"], facts["template_sha256"] or "plain", facts["enable_thinking"])
+        parts = [facts["name"], facts["template_sha256"] or "plain", facts["enable_thinking"]]
+        parts += [facts["template_date"]] if facts["template_date"] else []
         return "--".join(str(part).replace("/", "__") for part in parts)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -158,14 +160,7 @@ class HarnessModel(TemplateLM):
             raise UserError(
                 f"target {self.target.name} has no chat template; leave --apply_chat_template out."
             )
-        text: str = self.tokenizer.apply_chat_template(
-            [dict(message) for message in chat_history],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-            enable_thinking=self.target.describe()["enable_thinking"],
-        )
-        return text
+        return self.target.chat.render(chat_history, add_generation_prompt=add_generation_prompt)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any

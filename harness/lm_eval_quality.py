@@ -11,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from drafters.build import check_drafter
 from drafters.options import DrafterOptions
-from harness import registry
+from harness import registry, template_date
 from harness.config import QualityConfig
 from harness.errors import UserError
 from harness.model_args import BASELINE, ModelArgs
@@ -95,7 +95,7 @@ def evaluate(config: QualityConfig) -> Quality:
         attn=config.attn,
         revision=config.revision,
     )
-    directory = _open(config, options, prompts)
+    directory, options = _open(config, options, prompts)
     code = _code(config)
     from targets.load import load_target
 
@@ -185,10 +185,20 @@ def _methods(config: QualityConfig) -> dict[str, str]:
     return methods
 
 
-def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, PromptSet]) -> Path:
-    """The directory, new or one to go on in, with ``settings.json``."""
+def _open(
+    config: QualityConfig, options: TargetOptions, prompts: Mapping[str, PromptSet]
+) -> tuple[Path, TargetOptions]:
+    """The directory, new or one to go on in, with ``settings.json``; and the date it began with."""
+    started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    directory = config.output_dir or Path("quality") / started
+    path = directory / "settings.json"
+    date = template_date.to_use(config.template_date, path if path.is_file() else None)
+    options = replace(options, template_date=date)
+    target = asdict(options)
+    if date is None:  # as in directories from before there was one
+        del target["template_date"]
     settings = {
-        "target": asdict(options),
+        "target": target,
         "max_new_tokens": config.max_new_tokens,
         "block_size": config.block_size,
         "tasks": {
@@ -201,9 +211,6 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
         "machine": machine(environment(())),
         "plugins": {path.name: sha256(path.read_bytes()).hexdigest() for path in config.plugin},
     }
-    started = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    directory = config.output_dir or Path("quality") / started
-    path = directory / "settings.json"
     try:
         if path.is_file():
             if parse_json(read_text(path)) != json.loads(json.dumps(settings)):
@@ -211,12 +218,12 @@ def _open(config: QualityConfig, options: TargetOptions, prompts: Mapping[str, P
                     f"{directory} holds an evaluation with other settings; give another "
                     "--output-dir."
                 )
-            return directory
+            return directory, options
         directory.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be used: {error}.") from error
-    return directory
+    return directory, options
 
 
 def _evaluate(

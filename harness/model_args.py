@@ -31,6 +31,8 @@ class ModelArgs:
     attn: str | None = None
     revision: str | None = None
     enable_thinking: bool = False
+    template_date: str | None = None
+    """What the target's template takes for today, where it writes the date; by default today."""
     block_size: int | None = None
     draft_vocab: str = "full"
     seed: int = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from drafters.build import check_drafter
 from drafters.options import DrafterOptions
-from harness import registry
+from harness import registry, run_files, template_date
 from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.run_facts import RunFacts, TaskFacts
@@ -70,6 +70,7 @@ def make_plan(config: RunConfig) -> Plan:
         dtype=config.dtype,
         revision=config.revision,
         enable_thinking=config.enable_thinking,
+        template_date=_template_date(config),
         attn=config.attn,
     )
     if not config.fetch:
@@ -118,6 +119,14 @@ def task_facts(plan: Plan) -> list[TaskFacts]:
         }
         for name, chosen in plan.tasks.items()
     ]
+
+
+def _template_date(config: RunConfig) -> str | None:
+    """See `harness.template_date.to_use`."""
+    began = None
+    if config.resume is not None:
+        began = run_files.find(config.resume, config.output_dir).config
+    return template_date.to_use(config.template_date, began)
 
 
 def _require_distinct(methods: tuple[str, ...]) -> None:

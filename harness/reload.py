@@ -73,4 +73,5 @@ def _target_options(config: RunFacts) -> TargetOptions:
         attn=facts.get("attn"),
         revision=facts.get("revision"),
         enable_thinking=facts.get("enable_thinking") or False,
+        template_date=facts.get("template_date"),
     )

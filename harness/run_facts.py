@@ -24,6 +24,8 @@ class TargetFacts(TypedDict):
     attn: NotRequired[str | None]
     revision: NotRequired[str | None]
     enable_thinking: NotRequired[bool | None]
+    template_date: NotRequired[str | None]
+    """ISO date written into prompts; null where the template writes none."""
     exact_rows: NotRequired[Small | None]
     """Of every pass in exact mode."""
     rope_switch: NotRequired[Count | None]

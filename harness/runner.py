@@ -71,6 +71,8 @@ def run(plan: Plan, argv: Sequence[str]) -> RunResult:
         if config.exact:
             _hold_exact(target, methods)
         facts = config_facts(plan, target, methods)
+        if place.is_first and (date := facts["target"].get("template_date")):
+            say(f"template writes the date: {date}, for the whole run and what reads it later")
         if place.is_first and (switch := facts["target"].get("rope_switch")):
             say(
                 f"rope     factors change at {switch} tokens; each answer has one set of them, "

@@ -18,6 +18,7 @@ from drafters.block_diffusion.features import Features
 from drafters.block_diffusion.model import BlockDiffusionModel, build_target_layer_ids
 from drafters.block_diffusion.replay import Drafts, FeaturesOf, draft_behind, walk
 from drafters.block_diffusion.workbench import Workbench
+from harness import template_date
 from harness.conversations import prompt_sha256, turns
 from harness.errors import UserError
 from harness.plan import prompts_of_run
@@ -26,6 +27,7 @@ from harness.study import Measure
 from harness.study_records import HELD_BACK, Replayed
 from harness.waste import slots_of
 from reports.run import Run
+from targets.transformers_lm import TransformersTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +95,9 @@ def run_answers(bench: Workbench, config: TrainConfig, measure: Measure, run: Ru
                 f"run {run.run_id} was made by a target whose {name} was {began}, and the study's "
                 f"has {now}; name a run of the same target."
             )
-    answers = {key_of(item): item for item in run.of("ar_loop") if item.repeat == 0}
-    found: list[tuple[str, str, int, TrainingSequence]] = []
-    for task, chosen in prompts_of_run(run.config, measure.data_dir).items():
-        for prompt in chosen.prompts:
-            for turn, ids in turns(target, task, prompt, answers):
-                answer = answers.get((task, prompt.prompt_id, turn, "ar_loop", 0))
-                if answer is None:
-                    break
-                if prompt_sha256(ids) != answer.prompt_sha256:
-                    raise UserError(
-                        f"run {run.run_id} read prompt {prompt.prompt_id} of {task} as other "
-                        "tokens; name a run with the chat template of today."
-                    )
-                sequence = TrainingSequence((*ids, *answer.new_tokens), len(ids))
-                found.append((task, prompt.prompt_id, turn, sequence))
+    date = facts.get("template_date")
+    with target.chat.on(None if date is None else template_date.parse(date)):
+        found = _sequences(run, target, measure)
     if not found:
         raise UserError(f"run {run.run_id} holds no answers of ar_loop; finish it with --resume.")
     parts = []
@@ -125,6 +115,28 @@ def run_answers(bench: Workbench, config: TrainConfig, measure: Measure, run: Ru
                 )
             )
     return parts
+
+
+def _sequences(
+    run: Run, target: TransformersTarget, measure: Measure
+) -> list[tuple[str, str, int, TrainingSequence]]:
+    """Task, prompt, turn and tokens of every answer of ``ar_loop``, first repeat."""
+    answers = {key_of(item): item for item in run.of("ar_loop") if item.repeat == 0}
+    found: list[tuple[str, str, int, TrainingSequence]] = []
+    for task, chosen in prompts_of_run(run.config, measure.data_dir).items():
+        for prompt in chosen.prompts:
+            for turn, ids in turns(target, task, prompt, answers):
+                answer = answers.get((task, prompt.prompt_id, turn, "ar_loop", 0))
+                if answer is None:
+                    break
+                if prompt_sha256(ids) != answer.prompt_sha256:
+                    raise UserError(
+                        f"run {run.run_id} read prompt {prompt.prompt_id} of {task} as other "
+                        "tokens; name a run with the chat template of today."
+                    )
+                sequence = TrainingSequence((*ids, *answer.new_tokens), len(ids))
+                found.append((task, prompt.prompt_id, turn, sequence))
+    return found
 
 
 def replayed(

@@ -24,7 +24,7 @@ from reports.tables import OVERALL
 Label = Literal["A", "B"]
 _OTHER: Mapping[Label, Label] = {"A": "B", "B": "A"}
 
-_NEW_TOKENS = ("model", "chat template", "thinking")
+_NEW_TOKENS = ("model", "chat template", "thinking", "template date")
 """Where one of these differs, no prompt has the same tokens in both runs."""
 _DRAFTER_FACTS = ("block_size", "draft", "draft_vocab_size", "argument")
 

@@ -131,6 +131,8 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
             ("Template SHA-256", target.get("template_sha256")),
         )
     }
+    date = target.get("template_date")
+    dated = {} if date is None else {"Template date": (form.text(date), "")}
     facts = {
         "Target": (form.text(target.get("model")), ""),
         **short,
@@ -140,6 +142,7 @@ def _facts(group: Comparison) -> tuple[tuple[str, str, str], ...]:
         "Sampling": (form.sampling(run.config["sampling"]), ""),
         "Answer limit": (f"{run.config['max_new_tokens']} tokens", ""),
         "Thinking": ("on" if thinking else "off", ""),
+        **dated,
         "Prompts": (", ".join(prompts), ""),
         "Runs": (", ".join(item.run_id for item in group.runs), ""),
     }

@@ -212,6 +212,7 @@ def conditions(run: Run) -> dict[str, Any]:
         "device": target.get("device"),
         "chat template": target.get("template_sha256"),
         "thinking": target.get("enable_thinking"),
+        "template date": target.get("template_date"),
         "temperature": run.config["sampling"]["temperature"],
         "top-p": run.config["sampling"]["top_p"],
         "top-k": run.config["sampling"]["top_k"],

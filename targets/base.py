@@ -39,6 +39,8 @@ class TargetOptions:
     """None takes the library's sdpa, on a CPU ``grouped`` where that computes the same."""
     revision: str | None = None
     enable_thinking: bool = False
+    template_date: str | None = None
+    """ISO date that the chat template takes for today; None leaves it the clock."""
     gpus: tuple[int, ...] = ()
     """GPUs that weights too large for the first are spread over; none leaves ``device`` alone."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
+from harness.template_date import parse
 from targets.base import TargetOptions
 from targets.digest import weights_digest
 from targets.pretrained import load_pretrained, weight_files
@@ -36,6 +37,7 @@ def load(options: TargetOptions, *, model: str) -> TransformersTarget:
         found.tokenizer,
         name=options.name,
         enable_thinking=options.enable_thinking,
+        template_date=None if options.template_date is None else parse(options.template_date),
         facts=facts,
     )
     _require_numbers(target, options.dtype)

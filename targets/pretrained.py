@@ -23,6 +23,7 @@ from targets import across_gpus
 from targets.architecture import attention_for, empty_model
 from targets.attention import prefer_grouped
 from targets.base import TargetOptions
+from targets.chat_template import require_default
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -167,6 +168,7 @@ def _tokenizer(model: str, options: TargetOptions, rows: int, *, local_files_onl
             f"the tokenizer of {model} cannot be read ({_first_line(error)}); put tokenizer.json "
             "and tokenizer_config.json beside the weights."
         ) from error
+    require_default(model, tokenizer)
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer of {model} has {len(tokenizer)} tokens and its model only {rows}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import hashlib
 import json
@@ -17,6 +18,7 @@ from harness.kv_cache import KVCache
 from targets import attention
 from targets.architecture import text_config
 from targets.base import TargetOutput
+from targets.chat_template import ChatTemplate
 from targets.exact import TreeProposed
 from targets.layer_outputs import LayerOutputs, decoder_layers
 from targets.packed import can_pack, pack_linear_layers
@@ -42,6 +44,7 @@ class TransformersTarget:
         *,
         name: str,
         enable_thinking: bool = False,
+        template_date: datetime.date | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a loaded model.
@@ -51,6 +54,7 @@ class TransformersTarget:
             tokenizer: its tokenizer, or None where only ids are used.
             name: what the run calls it.
             enable_thinking: handed to the chat template.
+            template_date: what the chat template takes for today; None leaves it the clock.
             facts: what `describe` adds: model, revision, weights_sha256, ….
         """
         config = text_config(model.config)
@@ -66,6 +70,7 @@ class TransformersTarget:
         self.max_context: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
+        self.chat = ChatTemplate(tokenizer, enable_thinking=enable_thinking, date=template_date)
         self.stop_ids = _stop_ids(model, tokenizer)
         self._enable_thinking = enable_thinking
         self._num_parameters = sum(item.numel() for item in model.parameters())
@@ -117,6 +122,7 @@ class TransformersTarget:
             "device": str(self.device),
             "template": "chat" if template else None,
             "template_sha256": hashlib.sha256(text.encode()).hexdigest() if template else None,
+            "template_date": self.chat.written_date,
             "enable_thinking": self._enable_thinking,
             "num_parameters": self._num_parameters,
             "packed_weights": self._packs,
@@ -127,17 +133,7 @@ class TransformersTarget:
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation; without a chat template the texts are joined by blank lines."""
-        if not self.tokenizer.chat_template:
-            text = "\n\n".join(message["content"] for message in messages)
-            return list(self.tokenizer(text)["input_ids"])
-        ids = self.tokenizer.apply_chat_template(
-            [dict(message) for message in messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            enable_thinking=self._enable_thinking,
-        )
-        return list(ids)
+        return self.chat.encode(messages)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids``, special tokens left out."""

@@ -13,9 +13,9 @@ from harness.config import PRESETS, RunConfig, paper, quick, standard
 from harness.errors import UserError
 
 FLAGS = """
---drafter --target --tasks --limit --data-dir --output-dir --temperature --top-p --top-k
+--drafter --target --fetch --tasks --limit --data-dir --output-dir --temperature --top-p --top-k
 --max-new-tokens --block-size --draft-vocab --dtype --attn --exact --device --seed --repeats
---resume --revision --enable-thinking --baseline --plugin --train-if-missing
+--resume --revision --enable-thinking --template-date --baseline --plugin --train-if-missing
 --confirm-run-unsafe-code --dry-run
 """
 

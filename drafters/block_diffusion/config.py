@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from harness import template_date
 from harness.said import SAID
 
 
@@ -72,6 +73,9 @@ class TrainConfig:
     """``cpu``, ``cuda`` or ``auto``. A target too large for one GPU is spread over several."""
     revision: Annotated[str | None, SAID] = None
     """Hub revision of the target."""
+    template_date: Annotated[str | None, SAID] = None
+    """What the target's template takes for today, where it writes the date (YYYY-MM-DD); by default
+    the corpus's, else the day on which this target was first trained for here."""
     save_every: int = 100
     """Steps between resumable snapshots."""
 
@@ -83,6 +87,8 @@ class TrainConfig:
             raise ValueError(f"mlp_width must be at least 1, not {self.mlp_width}")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1, not {self.micro_batch}")
+        if self.template_date is not None:
+            template_date.parse(self.template_date)
         if self.block_size < 2:
             raise ValueError(f"block_size must be at least 2, not {self.block_size}")
         if not 0 < self.held_back < 1:

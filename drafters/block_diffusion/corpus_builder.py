@@ -17,7 +17,7 @@ from drafters.block_diffusion.corpus_files import CorpusFiles, CorpusRow, RowWri
 from drafters.block_diffusion.corpus_rows import RowBuilder
 from drafters.block_diffusion.prompt_sources import SourcedPrompt, Sources, gather
 from drafters.block_diffusion.prompts import PromptRow, is_held_back, prompt_hash
-from harness import provenance
+from harness import provenance, template_date
 from harness.data_config import DataConfig
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.plan import load_tasks, resolve_device
@@ -76,8 +76,9 @@ def build_data(config: DataConfig) -> dict[str, Any]:
     clean = _decontaminate(sources, config)
     for line in clean.lines():
         say(line)
-    target = _load(config)
     files = CorpusFiles(config.output_dir)
+    began = files.config if files.has_rows and files.config.is_file() else None
+    target = _load(config, template_date.to_use(config.template_date, began))
     files.begin()
     with locked(files.config, f"the corpus in {files.directory}"), sigterm_as_ctrl_c():
         files.settle(_asked(config, sources, clean, target))
@@ -100,7 +101,7 @@ def build_data(config: DataConfig) -> dict[str, Any]:
         return files.finish(builder.ordered(), {**facts, **left_out, "last_sitting": sitting})
 
 
-def _load(config: DataConfig) -> TransformersTarget:
+def _load(config: DataConfig, date: str | None) -> TransformersTarget:
     # Where a server answers, its GPUs are full of the same weights.
     device = "cpu" if config.endpoint is not None else resolve_device(config.device)
     options = TargetOptions(
@@ -108,6 +109,7 @@ def _load(config: DataConfig) -> TransformersTarget:
         dtype=config.dtype,
         device=device,
         revision=config.revision,
+        template_date=date,
     )
     return load_transformers_target(options, "a corpus")
 
@@ -146,9 +148,10 @@ def _asked(
     """All that the rows depend on."""
     facts = target.describe()
     same = ("model", "revision", "weights_sha256", "dtype", "template_sha256")
+    dated = {"template_date": date} if (date := facts["template_date"]) is not None else {}
     prompts = "\n".join(prompt_hash(prompt.prompt) for prompt in clean.prompts)
     return {
-        "target": {"name": config.target, **{name: facts[name] for name in same}},
+        "target": {"name": config.target, **{name: facts[name] for name in same}, **dated},
         "prompts": {
             "files": [dataclasses.asdict(file) for file in sources.files],
             "num_prompts": len(clean.prompts),

@@ -95,6 +95,11 @@ class CorpusFiles:
         """What the corpus is; there only when it is finished."""
         return self.directory / "corpus.json"
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is anything to go on with."""
+        return self.rows.is_file() and self.rows.stat().st_size > 0
+
     def begin(self) -> None:
         """Make the directory, with an empty ``config.json`` to lock.
 
@@ -125,7 +130,7 @@ class CorpusFiles:
         """
         now = json.loads(json.dumps(asked))
         try:
-            if not self.rows.exists() or not self.rows.stat().st_size:
+            if not self.has_rows:
                 body = {"schema_version": SCHEMA_VERSION, **now}
                 self.rows.touch()
                 # In place: other processes lock this very file.

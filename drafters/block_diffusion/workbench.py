@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -13,6 +14,7 @@ import torch
 
 from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.corpus import Corpus, build_corpus
+from drafters.block_diffusion.corpus_files import CorpusFiles
 from drafters.block_diffusion.data import (
     Blocks,
     draw_anchors,
@@ -24,10 +26,12 @@ from drafters.block_diffusion.objectives import Objective
 from drafters.block_diffusion.replicas import Replicas
 from drafters.block_diffusion.shape import drafter_config, require_shared_widths
 from drafters.block_diffusion.shared_head import SharedHead
-from harness import shards
+from harness import shards, template_date
 from harness.errors import UserError
 from harness.plan import resolve_device
 from harness.shards import Ring
+from harness.user_cache import user_cache
+from harness.whole_file import write_text
 from targets.base import TargetOptions
 from targets.load import load_transformers_target
 from targets.scales import Scales, measured_scales
@@ -129,7 +133,7 @@ class Workbench:
         asked = dataclasses.asdict(config)
         for name in (
             *("drafter", "target", "data", "start_from", "output_dir"),
-            *("device", "save_every", "features"),
+            *("device", "save_every", "features", "template_date"),
         ):
             del asked[name]
         corpus = self.corpus
@@ -151,7 +155,8 @@ def trained_target(target: TransformersTarget, name: str) -> dict[str, Any]:
     """What ``training.json`` says of the target; ``name`` is what it was asked for by."""
     facts = target.describe()
     told = {key: facts[key] for key in ("model", "revision", "weights_sha256")}
-    return {"name": name, **told}
+    dated = {"template_date": date} if (date := facts["template_date"]) is not None else {}
+    return {"name": name, **told, **dated}
 
 
 class Digested(Protocol):
@@ -183,6 +188,34 @@ def made_once(ring: Ring, make: Callable[[], Data]) -> Data:
     return made
 
 
+def training_date(config: TrainConfig, target: TransformersTarget) -> str | None:
+    """What the template takes for today: the same for all trainings for one target.
+
+    Else responses would be generated, and trainings begun, anew on every day. The date asked for
+    comes first, then the corpus's; None, the clock, is an older corpus's.
+
+    Raises:
+        UserError: the corpus's configuration cannot be read.
+    """
+    if config.template_date is None and config.data is not None:
+        files = CorpusFiles(config.data if config.data.is_dir() else config.data.parent)
+        if (
+            config.data in (files.directory, files.rows)
+            and files.config.is_file()
+            and files.has_rows
+        ):
+            return template_date.to_use(None, files.config)
+    if config.template_date is not None:
+        return config.template_date
+    facts = f"{target.describe()['weights_sha256']} {target.describe()['template_sha256']}"
+    name = hashlib.sha256(facts.encode()).hexdigest()[:24]
+    path = user_cache() / "training" / f"date-{name}"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, template_date.today())
+    return path.read_text(encoding="ascii")
+
+
 def open_target(config: TrainConfig) -> tuple[TransformersTarget, Ring]:
     """The target that is trained for, and the processes of this training.
 
@@ -195,6 +228,8 @@ def open_target(config: TrainConfig) -> tuple[TransformersTarget, Ring]:
         name=config.target, dtype=config.dtype, device=device, revision=config.revision
     )
     target = load_transformers_target(options, "training")
+    dates = ring.exchange(training_date(config, target) if ring.place.is_first else None)
+    target.chat.date = None if dates[0] is None else template_date.parse(dates[0])
     measured_scales(target)  # damaged weights show before hours of work
     return target, ring
 
