@@ -194,6 +194,7 @@ def stopping_for(
         room=room,
         stop_strings=stop_strings,
         decode=target.decode,
+        decode_whole=getattr(target, "decode_whole", None),
     )
 
 

@@ -237,9 +237,19 @@ class HarnessModel(TemplateLM):
             max_new_tokens=request.max_new_tokens,
             stop_strings=request.stop_strings,
         )
-        text = self.target.decode(decoded.new_tokens)
-        ends = [at for stop in request.stop_strings if (at := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
+        return self._cut(decoded.new_tokens, request.stop_strings)
+
+    def _cut(self, ids: Sequence[int], stop_strings: Sequence[str]) -> str:
+        """Text before the first stop string, which may hold special tokens."""
+        text = self.target.decode(ids)
+        if ends := [at for stop in stop_strings if (at := text.find(stop)) >= 0]:
+            return text[: min(ends)]
+        whole = self.target.decode_whole(ids)
+        if ends := [at for stop in stop_strings if (at := whole.find(stop)) >= 0]:
+            counts = range(len(ids), -1, -1)
+            kept = (n for n in counts if len(self.target.decode_whole(ids[:n])) <= min(ends))
+            return self.target.decode(ids[: next(kept)])
+        return text
 
     @torch.inference_mode()
     def _score(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:

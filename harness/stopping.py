@@ -25,6 +25,7 @@ class Stopping:
         room: int,
         stop_strings: Sequence[str] = (),
         decode: Callable[[Sequence[int]], str] | None = None,
+        decode_whole: Callable[[Sequence[int]], str] | None = None,
     ) -> None:
         """Start an answer.
 
@@ -34,6 +35,7 @@ class Stopping:
             room: tokens the context leaves for it, at least 1.
             stop_strings: texts that end it; needs ``decode``.
             decode: text of some ids.
+            decode_whole: the same with special tokens written out; a stop string may hold some.
 
         Raises:
             ValueError: no token may be written, or stop strings come without ``decode``.
@@ -54,7 +56,7 @@ class Stopping:
         self._limit = min(max_new_tokens, room)
         self._at_limit: FinishReason = "length" if max_new_tokens <= room else "context"
         self._stop_strings = tuple(stop_strings)
-        self._decode = decode
+        self._decodings = [item for item in (decode, decode_whole) if item is not None]
         longest = max((len(text.encode()) for text in stop_strings), default=0)
         self._tail = longest + TAIL_TOKENS
 
@@ -95,6 +97,5 @@ class Stopping:
         )
 
     def _holds_stop_string(self, ids: Sequence[int]) -> bool:
-        assert self._decode is not None
-        text = self._decode(ids)
-        return any(stop in text for stop in self._stop_strings)
+        texts = [decode(ids) for decode in self._decodings]
+        return any(stop in text for text in texts for stop in self._stop_strings)

@@ -99,16 +99,13 @@ class ChatTemplate:
             raise_ctrl_c(error)
             return None
         behind = text.rpartition(_MARK)[2].lstrip()
-        found = [
-            index
-            for index, token in self._tokenizer.added_tokens_decoder.items()
-            if token.special and token.content and behind.startswith(token.content)
-        ]
-        return max(
-            found,
-            key=lambda index: len(self._tokenizer.added_tokens_decoder[index].content),
-            default=None,
-        )
+        special = {
+            token.content: index
+            for index, token in getattr(self._tokenizer, "added_tokens_decoder", {}).items()
+            if token.special and token.content
+        }
+        found = max(filter(behind.startswith, special), key=len, default=None)
+        return None if found is None else special[found]
 
     def _apply(self, messages: Messages, **how: Any) -> Any:
         return self._tokenizer.apply_chat_template(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import torch
 
 from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
+from harness.progress import say
 from harness.template_date import parse
 from targets.base import TargetOptions
 from targets.digest import weights_digest
 from targets.pretrained import load_pretrained, weight_files
-from targets.transformers_lm import TransformersTarget
+from targets.transformers_lm import TransformersTarget, unstopped
 
 _TOKENS = 8
 """Of the pass that shows whether a target computes."""
@@ -41,7 +43,18 @@ def load(options: TargetOptions, *, model: str) -> TransformersTarget:
         facts=facts,
     )
     _require_numbers(target, options.dtype)
+    if (odd := unstopped(target)) is not None:
+        _warn(
+            f"WARNING  {options.name}: {odd}, where answers do not stop; if they should, add the "
+            "token to eos_token_id in generation_config.json"
+        )
     return target
+
+
+@functools.cache
+def _warn(line: str) -> None:
+    """Say it once, however often the target is loaded."""
+    say(line)
 
 
 @torch.inference_mode()

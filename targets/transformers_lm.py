@@ -140,6 +140,13 @@ class TransformersTarget:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text
 
+    def decode_whole(self, ids: Sequence[int]) -> str:
+        """Text of ``ids``, special tokens written out: what stop strings may name."""
+        if self.tokenizer is None:
+            return self.decode(ids)
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
+
     def prepare(self) -> None:
         """Lay the weights out for decoding, once; for every method alike, baselines included.
 
@@ -303,10 +310,27 @@ class TransformersTarget:
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The generation config's end-of-sequence ids; the tokenizer's where it names none."""
+    """The generation config's end-of-sequence ids, and the tokenizer's where it closes a turn.
+
+    Where the generation config names none, the tokenizer's alone.
+    """
     stated = model.generation_config.eos_token_id
-    if stated is None:
-        stated = getattr(tokenizer, "eos_token_id", None)
-    if stated is None:
-        return frozenset()
-    return frozenset([stated] if isinstance(stated, int) else stated)
+    own = getattr(tokenizer, "eos_token_id", None)
+    stops = {stated} if isinstance(stated, int) else set(stated or ())
+    if own is not None and (stated is None or own == ChatTemplate(tokenizer).closing_token()):
+        stops.add(own)
+    return frozenset(stops)
+
+
+def unstopped(target: TransformersTarget) -> str | None:
+    """Half a sentence about tokens that seem to end an answer and do not; None where all do."""
+    ends = {
+        "its template closes a turn with": target.chat.closing_token(),
+        "its tokenizer ends a text with": getattr(target.tokenizer, "eos_token_id", None),
+    }
+    found = [
+        f"{words} {target.decode_whole([token])!r}"
+        for words, token in ends.items()
+        if token is not None and token not in target.stop_ids
+    ]
+    return " and ".join(found) or None
