@@ -58,7 +58,7 @@ def _run(arguments: list[str]) -> int:
     result = run(plan, ["run", *arguments])
     if not result.is_first:
         return INTERRUPTED if result.interrupted else 0
-    _publish(result)
+    _publish(result, whole=config.markdown)
     if result.found.problem is not None:
         raise result.found.problem
     if result.interrupted:
@@ -66,16 +66,17 @@ def _run(arguments: list[str]) -> int:
     return 1 if result.num_failures or result.found.num_mismatches else 0
 
 
-def _publish(result: RunResult) -> None:
+def _publish(result: RunResult, *, whole: bool) -> None:
     """Write and print the leaderboard, then the line of JSON for programs."""
-    from reports.render import write_leaderboard
+    from reports.terminal import publish_leaderboard
 
     directory = result.files.directory
     markdown: Path | None = None
     html: Path | None = None
     if result.num_generations:
-        markdown, html = write_leaderboard((directory,), directory)
-        put(markdown.read_text(encoding="utf-8"))
+        page = publish_leaderboard((directory,), directory, whole=whole)
+        markdown, html = page.markdown, page.html
+        put(page.text)
     else:
         put("no generation succeeded, so there is no leaderboard", sys.stderr)
     summary = {
@@ -171,14 +172,17 @@ def _score(arguments: list[str]) -> int:
 def _report(arguments: list[str]) -> int:
     """Rebuild leaderboards, or the report of a study, from records; needs no torch."""
     from harness.study_files import is_study
-    from reports.render import write_leaderboard
     from reports.run import sort_out
+    from reports.terminal import publish_leaderboard
 
     config = parse(ReportConfig, arguments, "report")
     if not config.run_dirs:
         raise UserError("report needs a run directory; write python -m harness report DIR.")
     if len(config.run_dirs) == 1 and is_study(config.run_dirs[0]):
-        training_commands.publish_study(config.run_dirs[0], config.output_dir or config.run_dirs[0])
+        directory = config.run_dirs[0]
+        training_commands.show_study(
+            directory, config.output_dir or directory, whole=config.markdown
+        )
         return 0
     run_dirs, skipped = sort_out(config.run_dirs)
     for line in skipped:
@@ -191,9 +195,9 @@ def _report(arguments: list[str]) -> int:
             "python -m harness run has written."
         )
     output_dir = config.output_dir or run_dirs[0]
-    markdown, html = write_leaderboard(run_dirs, output_dir)
-    put(markdown.read_text(encoding="utf-8"))
-    put_json({"leaderboard_md": str(markdown), "leaderboard_html": str(html)})
+    page = publish_leaderboard(run_dirs, output_dir, whole=config.markdown)
+    put(page.text)
+    put_json({"leaderboard_md": str(page.markdown), "leaderboard_html": str(page.html)})
     return 0
 
 

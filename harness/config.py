@@ -99,6 +99,8 @@ class RunConfig:
     """Run the programs in answers to score them; contained, but they are whatever a model wrote."""
     dry_run: bool = False
     """Show what would run, load no weights."""
+    markdown: bool = False
+    """Print the whole page in Markdown instead of a summary."""
 
     def __post_init__(self) -> None:
         for name in ("limit", "max_new_tokens", "block_size", "repeats"):
@@ -141,6 +143,8 @@ class StudyCommand:
     """Directory of the study; by default studies/ and the name of the file."""
     plugin: Plugins = ()
     """Python files whose tables add targets, tasks or objectives."""
+    markdown: bool = False
+    """Print the whole report in Markdown instead of a summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +196,9 @@ class ReportConfig:
     run_dirs: Positional[Annotated[tuple[Path, ...], arg(metavar="DIR [DIR ...]")]]
     """Run directories to read together, or the directory of a study."""
     output_dir: Annotated[Path | None, SAID] = None
-    """Where the pages go; by default the first directory."""
+    """Where the pages go; by default the first run."""
+    markdown: bool = False
+    """Print the whole page in Markdown instead of a summary."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,15 +49,15 @@ def study(arguments: list[str]) -> int:
     directory = command.output_dir or Path("studies") / command.study.stem
     files = run_study(asked, directory, ["study", *arguments])
     with files.lock():  # others who share the study write the same pages
-        publish_study(directory, directory)
+        show_study(directory, directory, whole=command.markdown)
     return 0
 
 
-def publish_study(directory: Path, output_dir: Path) -> None:
+def show_study(directory: Path, output_dir: Path, *, whole: bool) -> None:
     """Write and print the report of a study, then the line of JSON for programs."""
-    from reports.study_page import write_study
+    from reports.terminal import publish_study
 
-    markdown, html = write_study(directory, output_dir)
-    put(markdown.read_text(encoding="utf-8"))
-    summary = {"study_dir": directory, "study_md": markdown, "study_html": html}
+    page = publish_study(directory, output_dir, whole=whole)
+    put(page.text)
+    summary = {"study_dir": directory, "study_md": page.markdown, "study_html": page.html}
     put_json({name: str(path) for name, path in summary.items()})

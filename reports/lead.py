@@ -37,6 +37,7 @@ def lead(group: Comparison) -> str:
     ]
     if left_out:
         sentences.append(f"Not ranked: {', '.join(left_out)}.")
+    sentences += _gaps(group)
     return " ".join(sentences)
 
 
@@ -118,6 +119,20 @@ def _too_few(group: Comparison, methods: Sequence[_Method]) -> str:
         f"Too few prompts to rank: an interval needs {MIN_CONVERSATIONS} conversations of every "
         f"task, and {', '.join(short)}."
     )
+
+
+def _gaps(group: Comparison) -> list[str]:
+    """What the numbers rest on less than was asked for."""
+    found = []
+    methods = [(run, str(item["method"])) for run in group.runs for item in run.methods]
+    missing = max(run.num_missing(method) for run, method in methods)
+    if missing:
+        lacking = form.counted(missing, "conversation")
+        found.append(f"Unfinished: up to {lacking} of a method not asked yet.")
+    failed = sum(len(run.failures) for run in group.runs)
+    if failed:
+        found.append(f"Failed: {form.counted(failed, 'answer')}, part of no number.")
+    return found
 
 
 def _low(group: Comparison, pair: _Method) -> float:

@@ -50,12 +50,20 @@ def write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path,
     Raises:
         UserError: a run directory cannot be read, or the output cannot be written.
     """
-    sections = _sections(run_dirs)
+    return write_pages(sections(run_dirs), output_dir)
+
+
+def write_pages(found: Sequence[Section], output_dir: Path) -> tuple[Path, Path]:
+    """The same of sections that are there already.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
     paths = output_dir / "leaderboard.md", output_dir / "leaderboard.html"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         for path in paths:
-            write_text(path, _render(f"{path.name}.j2", sections))
+            write_text(path, _render(f"{path.name}.j2", found))
     except OSError as error:
         raise UserError(
             f"the leaderboard cannot be written to {output_dir} ({error.strerror}); make room, or "
@@ -65,19 +73,24 @@ def write_leaderboard(run_dirs: Sequence[Path], output_dir: Path) -> tuple[Path,
 
 
 def leaderboard_text(run_dirs: Sequence[Path]) -> str:
-    """The Markdown leaderboard, for a terminal.
+    """The leaderboard in Markdown.
 
     Raises:
         UserError: a run directory cannot be read.
     """
-    return _render("leaderboard.md.j2", _sections(run_dirs))
+    return _render("leaderboard.md.j2", sections(run_dirs))
 
 
-def _render(template: str, sections: Sequence[Section]) -> str:
-    return render(template, sections=sections, definitions=DEFINITIONS)
+def _render(template: str, found: Sequence[Section]) -> str:
+    return render(template, sections=found, definitions=DEFINITIONS)
 
 
-def _sections(run_dirs: Sequence[Path]) -> list[Section]:
+def sections(run_dirs: Sequence[Path]) -> list[Section]:
+    """What the page says of runs, one section for each group that may be compared.
+
+    Raises:
+        UserError: a run directory cannot be read.
+    """
     if not run_dirs:
         raise UserError("no run directory given; name at least one.")
     runs = [load_run(path) for path in run_dirs]

@@ -21,7 +21,7 @@ from reports.study_details import arm_table, correlation_table, position_tables,
 from reports.study_factorial import factorial_tables
 from reports.study_lead import lead
 from reports.study_sweeps import horizon_table, responses_table, sweep_tables
-from reports.study_tables import budget_table, gain_table, tau_table
+from reports.study_tables import budget_table, gain_table, short_table, tau_table
 from reports.study_view import AXES, StudyView
 
 DEFINITIONS = (
@@ -87,6 +87,8 @@ class Report:
     """Name, value, and the value in full where it is shortened."""
     notes: tuple[str, ...]
     parts: tuple[Table | Curves, ...]
+    short: Table | None
+    """The numbers of the headline budget, for a terminal."""
 
 
 def write_study(directory: Path, output_dir: Path) -> tuple[Path, Path]:
@@ -96,7 +98,15 @@ def write_study(directory: Path, output_dir: Path) -> tuple[Path, Path]:
         UserError: the study cannot be read, nothing was measured yet, or the output cannot be
             written.
     """
-    report = _report(StudyView.of(load_results(directory)))
+    return write_report(study_report(directory), output_dir)
+
+
+def write_report(report: Report, output_dir: Path) -> tuple[Path, Path]:
+    """The same of a report that is there already.
+
+    Raises:
+        UserError: the output cannot be written.
+    """
     paths = output_dir / "study.md", output_dir / "study.html"
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -111,7 +121,13 @@ def write_study(directory: Path, output_dir: Path) -> tuple[Path, Path]:
     return paths
 
 
-def _report(view: StudyView) -> Report:
+def study_report(directory: Path) -> Report:
+    """What the page says of a study.
+
+    Raises:
+        UserError: the study cannot be read, or nothing was measured yet.
+    """
+    view = StudyView.of(load_results(directory))
     if not view.reference_taus:
         raise UserError(
             f"study {view.results.name} has no finished training of {view.reference} to compare "
@@ -137,6 +153,7 @@ def _report(view: StudyView) -> Report:
         facts=tuple(_facts(view)),
         notes=tuple(_notes(view)),
         parts=tuple(part for part in parts if part is not None),
+        short=short_table(view),
     )
 
 

@@ -137,6 +137,35 @@ def tau_table(view: StudyView) -> Table | None:
     )
 
 
+def short_table(view: StudyView) -> Table | None:
+    """τ and gain of every objective at the headline budget, on what the headline is about."""
+    steps, (place, tasks) = view.headline[0], view.main_place
+    reference = view.recipe(view.reference, steps)
+    rows = []
+    for name in view.objectives:
+        recipe = view.recipe(name, steps)
+        found = view.tau([recipe], tasks)
+        if found is not None:
+            pair = None if recipe == reference else view.tau([reference, recipe], tasks)
+            gain = share_cell(pair, study_metrics.gain)
+            counts = seeds_cell(found), prompts_cell(found)
+            rows.append(Row(cells=(Cell(text=name), tau_cell(found), gain, *counts)))
+    if not rows:
+        return None
+    return Table(
+        title=f"At {form.count(steps)} steps",
+        note="",
+        columns=(
+            _OBJECTIVE,
+            Column(title=f"τ {place}"),
+            Column(title=f"gain over {view.reference}, %"),
+            Column(title="Seeds"),
+            Column(title="Prompts"),
+        ),
+        rows=tuple(rows),
+    )
+
+
 def _intervals(rows: Sequence[Row]) -> str:
     """What ranges are, where there are any."""
     if not has_ranges(rows):

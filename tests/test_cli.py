@@ -54,7 +54,11 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
     assert (summary["num_generations"], summary["num_failures"]) == (15, 0)
     assert Path(summary["run_dir"]) == tmp_path / "runs" / summary["run_id"]
     markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
-    assert "oracle" in markdown and markdown in captured.out
+    assert "oracle" in markdown and markdown not in captured.out
+    *summary_lines, _ = captured.out.splitlines()
+    assert any(line.split()[1:2] == ["oracle"] for line in summary_lines)
+    assert summary_lines[-2:] == [summary["leaderboard_md"], summary["leaderboard_html"]]
+    assert all(len(line) <= 80 for line in summary_lines[:-2])
     assert "<html" in Path(summary["leaderboard_html"]).read_text(encoding="utf-8").lower()
     assert "about" in captured.err and "4 of 4 prompts" in captured.err
 
@@ -66,6 +70,20 @@ def test_a_failure_shows_in_the_exit_status(
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])["num_failures"] == 1
     assert "broken failed on counting p2: RuntimeError: no idea at all" in captured.err
+
+
+def test_the_whole_page_is_printed_where_it_is_asked_for(
+    toy: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", *toy, "--drafter", "oracle", "--markdown"]) == 0
+    out = capsys.readouterr().out
+    summary = json.loads(out.splitlines()[-1])
+    markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
+    assert markdown in out
+    assert main(["report", summary["run_dir"], "--markdown"]) == 0
+    assert markdown in capsys.readouterr().out
+    assert main(["report", summary["run_dir"]]) == 0
+    assert "## Definitions" not in capsys.readouterr().out
 
 
 def test_report_rebuilds_the_same_leaderboard(

@@ -19,6 +19,7 @@ from timeless import timeless_records
 from harness import registry
 from harness.cli import main
 from harness.records import Failure, Generation, read_records
+from reports.terminal import Published
 
 NUM_TURNS = 5
 
@@ -54,12 +55,12 @@ def failures(tmp_path: Path) -> list[Failure]:
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the page, which takes longer than the run."""
 
-    def write(runs: Any, output_dir: Path) -> tuple[Path, Path]:
+    def write(runs: Any, output_dir: Path, *, whole: bool) -> Published:
         path = output_dir / "leaderboard.md"
         path.write_text("", encoding="utf-8")
-        return path, path
+        return Published(text="", markdown=path, html=path)
 
-    monkeypatch.setattr("reports.render.write_leaderboard", write)
+    monkeypatch.setattr("reports.terminal.publish_leaderboard", write)
 
 
 def raiser(error: BaseException) -> Callable[..., Any]:
