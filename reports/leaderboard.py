@@ -249,7 +249,7 @@ def _oracle_note(item: MethodFacts) -> str:
     if item.get("drafter") == "synthetic":
         what = f"acceptance of {method} is chosen by hand ({form.text(item.get('argument'))})"
     else:
-        what = f"{method} is an oracle, told the answers that it drafts"
+        what = f"oracle: {method} is told the answers that it drafts"
     return f"{what}: an upper bound, not a drafter, and not ranked."
 
 

@@ -198,7 +198,7 @@ def test_declared_oracles_and_foreign_code_are_marked(tmp_path: Path) -> None:
         ["1", "own"],
         ["–", "seer† (oracle)"],
     ]
-    assert "Seer is an oracle, told the answers" in text
+    assert "Oracle: seer is told the answers that it drafts" in text
     assert f"seer.py, SHA-256 {'ab' * 32}" in text
 
 
