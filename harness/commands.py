@@ -292,6 +292,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "verify": _verify,
     "score": _score,
     "train": training_commands.train,
+    "tune": training_commands.tune,
     "data": training_commands.data,
     "study": training_commands.study,
     "report": _report,

@@ -15,6 +15,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from tyro.constructors import PrimitiveConstructorSpec
 
 from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.tune_config import TuneConfig
 from harness import template_date
 from harness.errors import UserError
 from harness.said import SAID
@@ -131,6 +132,15 @@ class TrainCommand:
     config: OmitArgPrefixes[TrainConfig]
     plugin: Plugins = ()
     """Python files whose tables add drafters, policies, targets, tasks or objectives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneCommand:
+    """Choose the block size that decodes fastest on this machine, and note it in the checkpoint."""
+
+    config: OmitArgPrefixes[TuneConfig]
+    plugin: Plugins = ()
+    """Python files whose tables add targets or objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)

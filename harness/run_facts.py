@@ -66,6 +66,14 @@ Hardware = dict[str, Scalar]
 """Processor, cores, threads, memory and GPU."""
 
 
+class RecommendedFacts(TypedDict):
+    """What a checkpoint decodes with on one kind of device, as ``harness tune`` found."""
+
+    block_size: Count
+    decode_speedups: NotRequired[dict[str, float]]
+    num_prompts: NotRequired[Count]
+
+
 class TrainingFacts(TypedDict):
     """``training.json`` of a checkpoint, as far as others read it."""
 
@@ -77,6 +85,8 @@ class TrainingFacts(TypedDict):
     train_vocab_size: NotRequired[Count]
     data: NotRequired[DataFacts]
     hardware: NotRequired[Hardware]
+    recommended_block_size: NotRequired[dict[str, RecommendedFacts]]
+    """By kind of device: cpu, cuda."""
 
 
 class CheckpointFacts(TypedDict):

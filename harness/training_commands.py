@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from harness.arguments import parse
-from harness.config import StudyCommand, TrainCommand
+from harness.config import StudyCommand, TrainCommand, TuneCommand
 from harness.visible import put, put_json
 
 
@@ -36,6 +36,19 @@ def train(arguments: list[str]) -> int:
 
     for checkpoint in train(command.config):
         put(str(checkpoint))
+    return 0
+
+
+def tune(arguments: list[str]) -> int:
+    """Choose a drafter's block size for this machine, by speed on held-back training prompts."""
+    command = parse(TuneCommand, arguments, "tune")
+    from drafters.block_diffusion.tuning import tune
+
+    directory, found = tune(command.config)
+    for size, speedup in found["decode_speedups"].items():
+        chosen = "  chosen" if int(size) == found["block_size"] else ""
+        put(f"block size {size:>2}  {speedup:.2f}x decode speedup over ar_loop{chosen}")
+    put_json({"checkpoint": str(directory), **found})
     return 0
 
 

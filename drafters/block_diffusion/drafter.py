@@ -39,7 +39,12 @@ def build(target: Target, options: DrafterOptions) -> BlockDiffusionDrafter:
     if not isinstance(target, TransformersTarget):
         raise UserError(f"target {target.name} shares no embedding and LM head with a drafter.")
     found = checkpoint.load(checkpoint.find(options.name, options.argument, target.name), target)
-    block_size = options.block_size or found.model.config.block_size
+    recommended = (found.training or {}).get("recommended_block_size", {})
+    block_size = (
+        options.block_size
+        or recommended.get(target.device.type, {}).get("block_size")
+        or found.model.config.block_size
+    )
     if block_size < 2:
         raise UserError(f"--block-size {block_size} leaves nothing to draft; give at least 2.")
     draft = options.draft or ("argmax" if options.greedy else "sample")
