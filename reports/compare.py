@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from harness import metrics, paired
 from harness.bootstrap import MIN_CONVERSATIONS
+from harness.distribution import checks
 from harness.errors import UserError
 from harness.metrics import NoData, Sides
 from harness.paired import Estimate
@@ -17,6 +18,7 @@ from harness.records import Generation, key_of
 from harness.run_facts import MethodFacts
 from harness.same_run import plugins
 from reports import formatting as form
+from reports.group import MISMATCH, worst_verdict
 from reports.policies import stack
 from reports.run import Run, conditions
 from reports.tables import OVERALL
@@ -66,6 +68,8 @@ class RunComparison:
     """Versions and drafters that are not the same."""
     dropped: Mapping[tuple[Label, str, str], int]
     """Answers left out, by run, task and reason."""
+    refuted: Mapping[Label, tuple[str, ...]]
+    """Methods with a MISMATCH, by run: their numbers are of a text that is not the target's."""
     changes: tuple[Change, ...]
 
 
@@ -83,6 +87,13 @@ class _Side:
     @cached_property
     def methods(self) -> dict[str, MethodFacts]:
         return {str(item["method"]): item for item in self.run.methods}
+
+    @cached_property
+    def refuted(self) -> tuple[str, ...]:
+        drawn = checks(self.run.generations, self.run.draws)
+        return tuple(
+            name for name in self.methods if worst_verdict(self.run, name, drawn) == MISMATCH
+        )
 
     def baseline_of(self, item: Generation, baseline: str) -> Generation | None:
         """The baseline's answer to the same prompt tokens in the same run."""
@@ -127,6 +138,7 @@ def compare(run_a: Run, run_b: Run, *, allow_different: bool) -> RunComparison:
         differences=tuple(different.values()),
         notes=tuple(_notes(*sides)),
         dropped=dropped,
+        refuted={side.label: side.refuted for side in sides},
         changes=tuple(changes),
     )
 
@@ -142,9 +154,16 @@ def slower_methods(comparison: RunComparison, fail_below: float) -> list[str]:
     drafter and not its baseline from one run to the next is taken for a change.
 
     Raises:
-        UserError: no drafter is shared, or one has no interval; a gate that cannot judge must
-            not pass.
+        UserError: no drafter is shared, or one has no interval or a MISMATCH; a gate that cannot
+            judge must not pass.
     """
+    for label, methods in comparison.refuted.items():
+        if methods:
+            raise UserError(
+                f"--fail-below cannot judge: {', '.join(methods)} of run {label} "
+                f"{'has' if len(methods) == 1 else 'have'} a MISMATCH, so the speed is of a text "
+                "that is not the target's."
+            )
     overall = [
         item for item in comparison.changes if item.task == OVERALL and item.kind == "drafter"
     ]

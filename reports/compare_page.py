@@ -24,6 +24,11 @@ def page(comparison: RunComparison) -> str:
         lines.append(f"- {label}: {markdown.escape(f'{run.run_id} ({place})')}")
     lines.append(f"- Speedups divide by {comparison.baseline} of the same run.")
     lines += [f"- {markdown.escape(note)}" for note in comparison.notes]
+    lines += [
+        f"- MISMATCH in {label}: {markdown.escape(', '.join(methods))}; struck out below."
+        for label, methods in comparison.refuted.items()
+        if methods
+    ]
     if comparison.differences:
         lines += ["", "**⚠ The runs differ in more than their drafters:**", ""]
         lines += [f"- {markdown.escape(text)}" for text in comparison.differences]
@@ -47,6 +52,7 @@ def summary(comparison: RunComparison) -> dict[str, Any]:
         "run_b": comparison.run_b.run_id,
         "baseline": comparison.baseline,
         "differences": list(comparison.differences),
+        "refuted": {label: list(methods) for label, methods in comparison.refuted.items()},
         "dropped": [
             {"run": label, "task": task, "reason": reason, "num_answers": number}
             for (label, task, reason), number in sorted(comparison.dropped.items())
@@ -59,17 +65,18 @@ def change_table(comparison: RunComparison) -> Table:
     """One row per method and task, then overall."""
     rows = []
     for item in comparison.changes:
+        in_a, in_b = (item.method in comparison.refuted[label] for label in ("A", "B"))
         cells = (
             Cell(text=item.method),
             Cell(text=item.task),
             Cell(text=form.count(item.num_answers)),
-            _cell(item.tau_a, form.ratio),
-            _cell(item.tau_b, form.ratio),
-            _cell(item.tau_difference, form.signed, neutral=0),
-            _cell(item.speedup_a, form.times),
-            _cell(item.speedup_b, form.times),
-            _cell(item.speedup_ratio, form.ratio, neutral=1),
-            _cell(item.speed_ratio, form.ratio, neutral=1),
+            _cell(item.tau_a, form.ratio, struck=in_a),
+            _cell(item.tau_b, form.ratio, struck=in_b),
+            _cell(item.tau_difference, form.signed, neutral=0, struck=in_a or in_b),
+            _cell(item.speedup_a, form.times, struck=in_a),
+            _cell(item.speedup_b, form.times, struck=in_b),
+            _cell(item.speedup_ratio, form.ratio, neutral=1, struck=in_a or in_b),
+            _cell(item.speed_ratio, form.ratio, neutral=1, struck=in_a or in_b),
         )
         rows.append(Row(cells=cells, total=item.task == OVERALL))
     return Table(
@@ -110,7 +117,11 @@ def dropped_table(comparison: RunComparison) -> Table:
 
 
 def _cell(
-    estimate: Estimate, rule: Callable[[float | None], str], neutral: float | None = None
+    estimate: Estimate,
+    rule: Callable[[float | None], str],
+    *,
+    struck: bool,
+    neutral: float | None = None,
 ) -> Cell:
     """A value with its interval; bold where that excludes ``neutral``."""
     return Cell(
@@ -118,4 +129,5 @@ def _cell(
         value=estimate.value,
         detail=form.spread(estimate.low, estimate.high),
         best=neutral is not None and estimate.excludes(neutral),
+        struck=struck and estimate.value is not None,
     )

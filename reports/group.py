@@ -52,7 +52,9 @@ class Comparison:
             positions=positions,
             checks=checked,
             verdicts={
-                (run.run_id, str(item["method"])): _verdict(run, item["method"], checked)
+                (run.run_id, str(item["method"])): worst_verdict(
+                    run, item["method"], checked[run.run_id]
+                )
                 for run in runs
                 for item in run.methods
             },
@@ -142,8 +144,7 @@ def is_oracle(item: MethodFacts) -> bool:
     return item.get("oracle") is True or item.get("drafter") == "synthetic"
 
 
-def _verdict(
-    run: Run, method: str, checked: Mapping[str, Mapping[str, Check | None]]
-) -> str | None:
-    drawn = checked[run.run_id].get(method)
-    return drawn.verdict if drawn else tally(run.of(method), run.audits).worst
+def worst_verdict(run: Run, method: str, drawn: Mapping[str, Check | None]) -> str | None:
+    """On a method's answers, or on its draws where it has some; None where none was made."""
+    check = drawn.get(method)
+    return check.verdict if check else tally(run.of(method), run.audits).worst

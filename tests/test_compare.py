@@ -26,6 +26,7 @@ from run_directories import (
     source,
     write_run,
 )
+from test_lead import refute, timed_run
 
 from harness.cli import main
 from harness.errors import UserError
@@ -470,3 +471,20 @@ sys.exit(main(["compare", *{write_pair(1.0)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_refuted_drafter_is_struck_and_no_gate_passes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = timed_run(tmp_path / "a", {"cheat": [5.0] * 6, "honest": [8.0] * 6})
+    second = refute(first, "cheat")
+    assert main(["compare", str(first), str(first)]) == 0
+    assert "~~" not in capsys.readouterr().out
+    assert main(["compare", str(first), str(second)]) == 0
+    *text, last = capsys.readouterr().out.splitlines()
+    assert json.loads(last)["refuted"] == {"A": [], "B": ["cheat"]}
+    assert "- MISMATCH in B: cheat; struck out below." in text
+    rows = [line for line in text if line.startswith("|")]
+    assert all(("~~" in row) == ("cheat" in row) for row in rows)
+    assert main(["compare", str(first), str(second), "--fail-below", "0.9"]) == 2
+    assert "cheat of run B has a MISMATCH" in capsys.readouterr().err
