@@ -93,7 +93,12 @@ class Proposal:
 
 
 class Drafter(Protocol):
-    """Proposes tokens; never sees the answer, the clock or the stopping rules."""
+    """Proposes tokens; never sees the answer, the clock or the stopping rules.
+
+    One that keeps what it learnt from one answer for the next declares ``remembers = True``, which
+    its run records. Code from outside of this project that does not is built anew before it is
+    asked the same prompt again.
+    """
 
     feature_layers: tuple[int, ...]
     """Target layers whose outputs it reads, ascending; empty for none."""
@@ -135,6 +140,39 @@ class Drafter(Protocol):
 
     def reset(self) -> None:
         """Forget the prompt."""
+
+
+@runtime_checkable
+class Oracle(Drafter, Protocol):
+    """A drafter that is told the target's answer before it drafts, and says so.
+
+    It is marked as an upper bound wherever it is shown, and never ranked. A method called
+    `prepare` alone makes no oracle: nothing is told to a drafter that does not declare itself.
+    """
+
+    oracle: Literal[True]
+    """The declaration."""
+
+    def prepare(self, prompt_ids: Sequence[int], continuation: Sequence[int]) -> None:
+        """Learn, outside of the clock, what ``ar_loop`` answered to the prompt `start` will bring.
+
+        Args:
+            prompt_ids: of the prompt.
+            continuation: the answer's tokens.
+        """
+
+
+def is_oracle(drafter: object) -> bool:
+    """Whether a drafter declares that it is told the answers.
+
+    Raises:
+        ValueError: it does, and cannot be told any.
+    """
+    if getattr(drafter, "oracle", False) is not True:
+        return False
+    if not isinstance(drafter, Oracle):
+        raise ValueError("an oracle needs prepare(prompt_ids, continuation), to be told answers")
+    return True
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+from drafters.base import is_oracle
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.errors import UserError
@@ -57,7 +58,7 @@ def build_drafter(target: Target, options: DrafterOptions) -> Any:
     row = registry.resolve("drafters", options.name)
     drafter = row.load()(target, options, **row.options)
     for policy in options.policies:
-        if getattr(drafter, "prepare", None) is not None:
+        if is_oracle(drafter):
             raise UserError(f"{options.name} knows the answer; no policy can be put over it.")
         row = registry.resolve("policies", policy.name)
         drafter = row.load()(drafter, target, options, policy, **row.options)

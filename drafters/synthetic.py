@@ -56,12 +56,13 @@ def build(target: Target, options: DrafterOptions) -> SyntheticDrafter:
 class SyntheticDrafter:
     """Proposes the answer's tokens, each right with the chosen probability, else another token.
 
-    It alone has `prepare`, which the runner calls before each answer, outside the clock, with what
-    ``ar_loop`` wrote on the same prompt. Drafting then costs next to nothing, so its speed is an
-    upper bound for any drafter of that acceptance and block size. The recorded answer is followed
-    by position; past its end nothing is proposed.
+    It is a `drafters.base.Oracle`: the runner calls `prepare` before each answer, outside the
+    clock, with what ``ar_loop`` wrote on the same prompt. Drafting then costs next to nothing, so
+    its speed is an upper bound for any drafter of that acceptance and block size. The recorded
+    answer is followed by position; past its end nothing is proposed.
     """
 
+    oracle: Literal[True] = True
     feature_layers: tuple[int, ...] = ()
     draft: Literal["argmax", "sample"] = "argmax"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness import run_files
 from harness.audit_records import read_audits
 from harness.distribution import checks, describe_check, num_wrong
+from harness.doubts import doubts
 from harness.draws import read_draws
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.forecast import Forecast
@@ -56,6 +57,10 @@ def examine(
         num_mismatches = _audit(plan, target, files, generations, forecast)
     with _collected(problems):
         num_scored = _score(plan, files, generations)
+    with _collected(problems):
+        stages = read_stages(files.stages)
+        for method, doubt in doubts(generations, stages, greedy=plan.config.temperature == 0):
+            say(f"doubt    {method}: {doubt}")
     for later in problems[1:]:
         say(str(later))
     problem = problems[0] if problems else None

@@ -6,15 +6,18 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drafters.base import Drafter
+from drafters.base import Drafter, is_oracle
 from drafters.build import build_drafter
 from drafters.options import DrafterOptions
 from drafters.policy import records_of
 from harness.errors import FAILURES, UserError, one_line
+from harness.foreign import foreign, modules_of
 from harness.plan import Plan
+from harness.registry import resolve
 from harness.run_facts import MethodFacts
 
 if TYPE_CHECKING:
@@ -36,6 +39,14 @@ class Method:
     """What proposes; None for a foreign baseline."""
     prepare: Callable[[Sequence[int], Sequence[int]], None] | None = None
     """Takes the prompt and ``ar_loop``'s answer before the clock starts; what an oracle needs."""
+    anew: Callable[[], Method] | None = None
+    """Builds it again, without what it remembers; None for code of this project, which forgets, and
+    for what declares that it remembers."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether code from outside of this project drafts."""
+        return self.facts.get("foreign") is not None
 
     @property
     def has_stages(self) -> bool:
@@ -55,7 +66,7 @@ def build_methods(plan: Plan, target: Target) -> tuple[Method, ...]:
 
 
 def _baseline(name: str, target: Target) -> Method:
-    facts: MethodFacts = {"method": name, "kind": "baseline"}
+    facts: MethodFacts = {"method": name, "kind": "baseline", "oracle": False}
     if name == "hf_generate":
         from harness.baselines import hf_generate
         from targets.transformers_lm import TransformersTarget
@@ -78,7 +89,11 @@ def _baseline(name: str, target: Target) -> Method:
 def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
     try:
         drafter = _build(options, plan, target)
-        return _as_method(options, drafter, target)
+        made = _as_method(options, drafter, target)
+        if made.is_foreign and not made.facts["remembers"]:
+            again = partial(_drafter, options, plan, target)
+            return dataclasses.replace(made, anew=again)
+        return made
     except UserError:
         raise
     except FAILURES as error:
@@ -90,6 +105,7 @@ def _drafter(options: DrafterOptions, plan: Plan, target: Target) -> Method:
 
 
 def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
+    told = is_oracle(drafter)
     facts: MethodFacts = {
         "method": options.method,
         "kind": "drafter",
@@ -103,14 +119,24 @@ def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
         "draft": drafter.draft,
         "draft_vocab_size": getattr(drafter, "draft_vocab_size", None),
         "checkpoint": getattr(drafter, "checkpoint", None),
+        "oracle": told,
+        "remembers": getattr(drafter, "remembers", False) is True,
+        "foreign": foreign(*_builders(options), *modules_of(drafter)),
     }
     return Method(
         name=options.method,
         generate=_loop(target, drafter),
         facts=facts,
         drafter=drafter,
-        prepare=getattr(drafter, "prepare", None),
+        prepare=drafter.prepare if told else None,
     )
+
+
+def _builders(options: DrafterOptions) -> list[str]:
+    """Modules that build a drafter and its policies."""
+    rows = [resolve("drafters", options.name)]
+    rows += [resolve("policies", policy.name) for policy in options.policies]
+    return [row.path.partition(":")[0] for row in rows]
 
 
 def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from drafters import build
-from drafters.base import Drafter
+from drafters.base import Drafter, is_oracle
 from drafters.options import DrafterOptions
 from harness import registry
 from harness.errors import UserError
@@ -83,6 +83,6 @@ def build_drafter(target: Target, arguments: ModelArgs, *, greedy: bool) -> Draf
         draft_vocab="trained" if arguments.draft_vocab == "trained" else "full",
     )
     drafter: Drafter = build.build_drafter(target, options)
-    if getattr(drafter, "prepare", None) is not None:
+    if is_oracle(drafter):
         raise UserError(f"drafter {options.name} must be told the answer; it cannot be used here.")
     return drafter

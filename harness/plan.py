@@ -13,6 +13,7 @@ from drafters.options import DrafterOptions
 from harness import registry, run_files, template_date
 from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
+from harness.foreign import foreign
 from harness.run_facts import RunFacts, TaskFacts
 from targets.base import TargetOptions
 from targets.find import check_target
@@ -110,15 +111,18 @@ def describe(plan: Plan) -> Iterator[str]:
 
 def task_facts(plan: Plan) -> list[TaskFacts]:
     """The ``tasks`` part of ``config.json``."""
-    return [
-        {
+    found: list[TaskFacts] = []
+    for name, chosen in plan.tasks.items():
+        facts: TaskFacts = {
             "task": name,
             "source": chosen.source.facts(),
             "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
             "num_turns": [len(prompt.turns) for prompt in chosen.prompts],
         }
-        for name, chosen in plan.tasks.items()
-    ]
+        if elsewhere := foreign(registry.resolve("tasks", name).path.partition(":")[0]):
+            facts["foreign"] = elsewhere
+        found.append(facts)
+    return found
 
 
 def _template_date(config: RunConfig) -> str | None:

@@ -95,6 +95,8 @@ class Generation(Key):
     """Device memory on a GPU, None elsewhere."""
     other_load: Annotated[float, Between(0, 2**16)] | None = None
     """Mean number of cores that other processes kept busy meanwhile; None where not told."""
+    elapsed_s: Seconds | None = None
+    """The whole call by a second clock, so at least prefill and decoding; None in older records."""
     process: Small = 0
     """Which process of its host asked; the times of process 0 count."""
     num_processes: Small = 1
@@ -111,11 +113,12 @@ class Generation(Key):
         for name in ("prefill_s", "decode_s"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, f"{name} = {value} is no duration")
-        load = self.other_load
-        _require(
-            load is None or (math.isfinite(load) and load >= 0),
-            f"other_load = {load} is no number of cores",
-        )
+        for name in ("other_load", "elapsed_s"):
+            value = getattr(self, name)
+            _require(
+                value is None or (math.isfinite(value) and value >= 0),
+                f"{name} = {value} is below 0 or not finite",
+            )
         if self.rounds is None:
             return
         committed = sum(item.committed for item in self.rounds)

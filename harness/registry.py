@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import harness.clock  # noqa: F401 - it binds the system's clocks before a plug-in can replace them
 from harness.errors import FAILURES, UserError, one_line
 
 KINDS = ("drafters", "policies", "targets", "tasks", "objectives")

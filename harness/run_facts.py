@@ -12,6 +12,15 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from harness.bounds import Between, Count, Depth, Share, Small
 
 
+class ForeignFacts(TypedDict):
+    """A file of code from outside of this project."""
+
+    file: str
+    """Its name, or the module's where there is no file."""
+    sha256: str | None
+    """None where there is no file."""
+
+
 class TargetFacts(TypedDict):
     """The model that decided."""
 
@@ -30,6 +39,7 @@ class TargetFacts(TypedDict):
     """Of every pass in exact mode."""
     rope_switch: NotRequired[Count | None]
     """Tokens at which rotary factors change; null where they do not."""
+    foreign: NotRequired[ForeignFacts]
 
 
 class ObjectiveFacts(TypedDict):
@@ -126,6 +136,9 @@ class MethodFacts(TypedDict):
     oracle: NotRequired[bool | None]
     """Whether it is told the answers."""
     checkpoint: NotRequired[CheckpointFacts | None]
+    remembers: NotRequired[bool]
+    """Whether it keeps what it learnt from one answer for the next."""
+    foreign: NotRequired[ForeignFacts | None]
 
 
 class SourceFacts(TypedDict):
@@ -147,6 +160,7 @@ class TaskFacts(TypedDict):
     prompt_ids: list[str]
     num_turns: NotRequired[list[Small]]
     """Of each prompt, in the same order."""
+    foreign: NotRequired[ForeignFacts]
 
 
 class SamplingFacts(TypedDict):

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.run_facts import PluginFacts
 from harness.typed_json import typed
 
+_LATER = ("num_turns", "oracle", "remembers", "foreign")
 _MACHINE = ("cpu", "gpu", "num_threads")
 
 
@@ -34,11 +35,19 @@ def plugins(environment: Mapping[str, Any]) -> dict[str, str]:
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """What of a ``config.json`` a run goes on with.
 
-    Numbers of turns, which older runs do not hold, follow from the prompts.
+    Without what older runs do not hold: numbers of turns follow from the prompts, and plug-ins'
+    digests are compared by themselves.
     """
-    tasks = typed(list[dict[str, Any]], config.get("tasks"), "tasks")
-    kept = [{name: task[name] for name in task if name != "num_turns"} for task in tasks]
-    return {**{name: config[name] for name in config if name != "run_id"}, "tasks": kept}
+    parts: dict[str, Any] = {
+        part: [
+            {name: item[name] for name in item if name not in _LATER}
+            for item in typed(list[dict[str, Any]], config.get(part), part)
+        ]
+        for part in ("tasks", "methods")
+    }
+    target = typed(dict[str, Any], config.get("target"), "target")
+    parts["target"] = {name: target[name] for name in target if name not in _LATER}
+    return {**{name: config[name] for name in config if name != "run_id"}, **parts}
 
 
 def refuse_difference(began: Any, now: Any, what: str) -> None:

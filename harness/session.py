@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from harness.clock import no_collection
+from harness.clock import no_collection, second_clock
 from harness.conversations import prompt_sha256, turns
 from harness.errors import FAILURES, NotNumbers, UserError, one_line, raise_ctrl_c
 from harness.forecast import Cost
@@ -94,14 +94,13 @@ class Session:
         return sum(key[0] == task for key in self._done) < wanted
 
     def _warm_up(self, task: str) -> dict[str, Cost]:
-        """Let every method answer the first prompt, uncounted; what that took.
+        """Let every method answer a text that is not asked, uncounted; what that took.
 
         Lengths differ from task to task, and with them what caches, buffers and kernels have seen.
         """
         self._warm.add(task)
-        first = self._plan.tasks[task].prompts[0]
         try:
-            prompt_ids = self._target.encode_chat([{"role": "user", "content": first.turns[0]}])
+            prompt_ids = self._unasked(task)
         except FAILURES as error:
             raise_ctrl_c(error)
             say(f"warm-up on {task} failed: {one_line(error)}")
@@ -131,6 +130,25 @@ class Session:
             )
         return costs
 
+    def _unasked(self, task: str) -> list[int]:
+        """As long as the first prompt of a task and made of its words: its halves, exchanged."""
+        text = self._plan.tasks[task].prompts[0].turns[0]
+        middle = len(text) // 2
+        content = text[middle:] + text[:middle]
+        return self._target.encode_chat([{"role": "user", "content": content}])
+
+    def _fresh(self, method: Method, task: str) -> Method:
+        """``method``, and where it can be, built anew and warm: what it saw before is gone."""
+        if method.anew is None:
+            return method
+        made = method.anew()
+        if made.prepare is None:
+            sampling = self._sampling(self._plan.config.seed)
+            made.generate(
+                self._unasked(task), sampling, min(self._plan.max_new_tokens, _WARMUP_TOKENS)
+            )
+        return made
+
     def _conversation(self, task: str, source: Source, prompt: Prompt) -> Iterator[Record]:
         """All turns; later ones go on from ``ar_loop``'s first answer, whatever the method."""
         prompts = turns(self._target, task, prompt, self._answers)
@@ -145,10 +163,7 @@ class Session:
                 raise_ctrl_c(error)
                 missing = f"no prompt for turn {asked + 1}: {one_line(error)}"
             else:
-                for repeat in range(self._plan.config.repeats):
-                    yield from self._ask_all(
-                        task, source, prompt.prompt_id, asked, repeat, prompt_ids
-                    )
+                yield from self._ask_all(task, source, prompt.prompt_id, asked, prompt_ids)
         for turn in range(asked + 1, len(prompt.turns) + 1):
             yield from self._fail_turn(task, prompt.prompt_id, turn, missing)
 
@@ -158,18 +173,17 @@ class Session:
         source: Source,
         prompt_id: str,
         turn: int,
-        repeat: int,
         prompt_ids: Sequence[int],
     ) -> Iterator[Record]:
-        """Every method on one prompt, back to back."""
-        seed = self._plan.config.seed
-        for method in shuffled(self._methods, seed, task, prompt_id, turn, repeat):
+        """Every method on one prompt, back to back, as often as asked."""
+        for method, repeat in in_order(self._plan, self._methods, task, prompt_id, turn):
             key = (task, prompt_id, turn, method.name, repeat)
             if key in self._done:
                 continue
             oracle = self._answers.get((task, prompt_id, turn, "ar_loop", repeat))
             try:
-                record: Record = self._ask(method, source, key, prompt_ids, oracle)
+                asked = method if repeat == 0 else self._fresh(method, task)
+                record: Record = self._ask(asked, source, key, prompt_ids, oracle)
             except TreeProposed as error:
                 raise UserError(f"{method.name}: {error}") from error
             except FAILURES as error:
@@ -189,7 +203,9 @@ class Session:
         seed = generation_seed(self._plan.config.seed, task, prompt_id, turn, repeat)
         _prepare(method, prompt_ids, oracle.new_tokens if oracle else None)
         with no_collection(), OtherLoad() as load:
+            started = second_clock()
             decoded = method.generate(prompt_ids, self._sampling(seed), self._plan.max_new_tokens)
+            elapsed_s = second_clock() - started
         return Generation(
             task=task,
             prompt_id=prompt_id,
@@ -209,16 +225,14 @@ class Session:
             finish_reason=decoded.finish_reason,
             peak_memory_bytes=decoded.peak_memory_bytes,
             other_load=load.cores,
+            elapsed_s=elapsed_s,
         )
 
     def _fail_turn(self, task: str, prompt_id: str, turn: int, error: str) -> Iterator[Record]:
-        for repeat in range(self._plan.config.repeats):
-            for method in shuffled(
-                self._methods, self._plan.config.seed, task, prompt_id, turn, repeat
-            ):
-                key = (task, prompt_id, turn, method.name, repeat)
-                if key not in self._done:
-                    yield _failure(key, error)
+        for method, repeat in in_order(self._plan, self._methods, task, prompt_id, turn):
+            key = (task, prompt_id, turn, method.name, repeat)
+            if key not in self._done:
+                yield _failure(key, error)
 
     def _note(self, record: Record) -> None:
         key = key_of(record)
@@ -245,6 +259,22 @@ def shuffled(
     return sorted(order, key=lambda method: method.prepare is not None)
 
 
+def in_order(
+    plan: Plan, methods: Sequence[Method], task: str, prompt_id: str, turn: int
+) -> list[tuple[Method, int]]:
+    """Methods and repeats on one prompt.
+
+    Foreign code comes before all others with all its repeats: the answer that it could look up is
+    not there yet, neither in memory nor in the records. Oracles, which need it, do not.
+    """
+    order = [
+        (method, repeat)
+        for repeat in range(plan.config.repeats)
+        for method in shuffled(methods, plan.config.seed, task, prompt_id, turn, repeat)
+    ]
+    return sorted(order, key=lambda item: item[0].prepare is not None or not item[0].is_foreign)
+
+
 def _prepare(method: Method, prompt_ids: Sequence[int], answer: Sequence[int] | None) -> None:
     """Tell an oracle what ``ar_loop`` answered.
 
@@ -265,8 +295,7 @@ def keys_in_order(plan: Plan, methods: Sequence[Method]) -> list[RecordKey]:
         for task, chosen in plan.tasks.items()
         for prompt in chosen.prompts
         for turn in range(1, len(prompt.turns) + 1)
-        for repeat in range(plan.config.repeats)
-        for method in shuffled(methods, plan.config.seed, task, prompt.prompt_id, turn, repeat)
+        for method, repeat in in_order(plan, methods, task, prompt.prompt_id, turn)
     ]
 
 

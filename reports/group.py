@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.distribution import Check, checks
+from harness.doubts import clock_doubt
 from harness.run_facts import MethodFacts
 from harness.verdicts import tally
 from reports.grid import Cell
@@ -19,8 +20,12 @@ MISMATCH = "MISMATCH"
 NOT_JUDGED = "not judged"
 ORACLE = "oracle"
 TOO_FEW = "too few prompts to rank"
+CLOCK = "clock doubted"
 
-_UNRANKED = ("", TOO_FEW, "no speedup", "losslessness not judged", MISMATCH, ORACLE, "baseline")
+_UNRANKED = (
+    *("", TOO_FEW, "no speedup", CLOCK, "losslessness not judged"),
+    *(MISMATCH, ORACLE, "baseline"),
+)
 """`Comparison.unranked`, in the order in which rows stand."""
 
 
@@ -95,6 +100,8 @@ class Comparison:
             return MISMATCH
         if self.verdicts[run.run_id, method] == NOT_JUDGED:
             return "losslessness not judged"
+        if any(clock_doubt(run.of(str(other["method"]))) for other in run.methods):
+            return CLOCK
         score = self.score(run, method)
         if score["speedup"] is None:
             return "no speedup"

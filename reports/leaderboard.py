@@ -8,6 +8,7 @@ from typing import Any
 
 from harness import metrics
 from harness.distribution import describe_check
+from harness.doubts import doubts
 from harness.paired import or_none
 from harness.run_facts import MethodFacts
 from harness.verdicts import tally
@@ -241,6 +242,11 @@ def _run_notes(group: Comparison, run: Run) -> list[str]:
                 f"{unpaired} of {total} answers of {method} have no baseline answer to the same "
                 "prompt tokens: not in the speedups."
             )
+    greedy = run.config["sampling"]["temperature"] == 0
+    found += [
+        f"doubt about {method}: {doubt}."
+        for method, doubt in doubts(run.generations, run.stages, greedy=greedy)
+    ]
     return found + load_mark.footnote(run) + foreign_mark.footnotes(run)
 
 

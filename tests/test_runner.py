@@ -80,12 +80,15 @@ def test_the_second_turn_goes_on_from_the_baseline(toy_plugin: Path, tmp_path: P
 
 
 def test_methods_run_back_to_back_in_a_drawn_order(toy_plugin: Path, tmp_path: Path) -> None:
+    """The plug-in's drafters first, so that they find no answer to look up, not even in repeats."""
     generations = generations_of(measure(toy_plugin, tmp_path, repeats=3))
-    groups = [generations[start : start + 3] for start in range(0, len(generations), 3)]
+    groups = [generations[start : start + 9] for start in range(0, len(generations), 9)]
     for group in groups:
-        assert len({(item.prompt_id, item.turn, item.repeat) for item in group}) == 1
-        assert len({item.seed for item in group}) == 1
-    assert len({tuple(item.method for item in group) for group in groups}) > 1
+        assert len({(item.prompt_id, item.turn) for item in group}) == 1
+        assert len({item.seed for item in group}) == 3
+        assert [item.repeat for item in group] == [0, 0, 1, 1, 2, 2, 0, 1, 2]
+        assert [item.method for item in group[6:]] == ["ar_loop"] * 3
+    assert len({tuple(item.method for item in group[:2]) for group in groups}) > 1
     again = generations_of(measure(toy_plugin, tmp_path, repeats=3))
     assert [key_of(item) for item in again] == [key_of(item) for item in generations]
 
@@ -94,8 +97,18 @@ def test_config_says_what_was_measured(toy_plugin: Path, tmp_path: Path) -> None
     result = measure(toy_plugin, tmp_path, drafter=("oracle@best",), limit="all", seed=3)
     config = json.loads(result.files.config.read_text(encoding="utf-8"))
     assert config["run_id"] == result.files.run_id
-    assert config["methods"][0] == {"method": "ar_loop", "kind": "baseline"}
+    assert config["methods"][0] == {"method": "ar_loop", "kind": "baseline", "oracle": False}
     drafter = config["methods"][1]
+    elsewhere = {
+        "file": toy_plugin.name,
+        "sha256": hashlib.sha256(toy_plugin.read_bytes()).hexdigest(),
+    }
+    assert (drafter["oracle"], drafter["remembers"], drafter["foreign"]) == (
+        False,
+        False,
+        elsewhere,
+    )
+    assert config["target"]["foreign"] == config["tasks"][0]["foreign"] == elsewhere
     assert (drafter["method"], drafter["drafter"]) == ("oracle@best", "oracle")
     assert (drafter["block_size"], drafter["draft"], drafter["checkpoint"]) == (4, "argmax", None)
     assert config["tasks"][0]["prompt_ids"] == ["p0", "p1", "p2", "p3"]
@@ -169,7 +182,9 @@ def test_an_oracle_is_told_the_baselines_answer(toy_plugin: Path, tmp_path: Path
     result = measure(toy_plugin, tmp_path, drafter=("told", "oracle"), repeats=2)
     assert result.num_failures == 0
     methods = [item.method for item in generations_of(result)]
-    assert methods[2::3] == ["told"] * (NUM_TURNS * 2)
+    assert methods == ["oracle", "oracle", *["ar_loop", "told"] * 2] * NUM_TURNS
+    config = json.loads(result.files.config.read_text(encoding="utf-8"))
+    assert [item["oracle"] for item in config["methods"]] == [False, True, False]
 
 
 def test_resuming_a_finished_run_adds_nothing(toy_plugin: Path, tmp_path: Path) -> None:
@@ -263,7 +278,9 @@ def test_every_task_begins_with_a_warm_up_that_no_record_shows(
     for task in (first, second):
         assert [call.method for call in task[:3]] == ["ar_loop", "told", "oracle"]
         assert [call.is_warm_up for call in task] == [True] * 3 + [False] * num_asked
-        assert {call.prompt_ids for call in task[:3]} == {task[3].prompt_ids}
+        (warm,) = {call.prompt_ids for call in task[:3]}
+        assert sorted(warm) == sorted(task[3].prompt_ids)
+        assert warm not in {call.prompt_ids for call in task[3:]}
     generations = generations_of(result)
     assert (len(generations), result.num_failures) == (2 * num_asked, 0)
     assert {len(item.new_tokens) for item in generations} == {20}

@@ -11,6 +11,7 @@ OF_THE_MOMENT = {
     "decode_s",
     "peak_memory_bytes",
     "other_load",
+    "elapsed_s",
     "process",
     "num_processes",
 }

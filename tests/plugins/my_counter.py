@@ -119,6 +119,8 @@ class BrokenDrafter(ToyDrafter):
 class ToldDrafter(ToyDrafter):
     """Refuses an answer that is not the target's."""
 
+    oracle = True
+
     def prepare(self, prompt_ids: Sequence[int], continuation: Sequence[int]) -> None:
         if continuation[0] != follower(prompt_ids[-1]):
             raise RuntimeError("told something else than the target's answer")
