@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,9 +28,19 @@ def is_reachable() -> bool:
 
 def is_cached(model: str, revision: str | None = None) -> bool:
     """Whether the hub's cache holds this model, as far as its config tells."""
-    from huggingface_hub import try_to_load_from_cache
+    return cached_file(model, "config.json", revision) is not None
 
-    return isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str)
+
+def cached_file(model: str, name: str, revision: str | None = None) -> Path | None:
+    """A file of a model in the hub's cache; None where it is not there, or is no model's name."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, name, revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found) if isinstance(found, str) else None
 
 
 def missing(model: str) -> str:

@@ -25,11 +25,12 @@ from harness import registry, template_date
 from harness.decode import generate
 from harness.errors import UserError
 from harness.gen_kwargs import Request, read_gen_kwargs
-from harness.model_args import ModelArgs, build_drafter
+from harness.model_args import ModelArgs, build_drafter, check_drafter
 from harness.plan import resolve_device
 from harness.progress import Progress
 from harness.sampling import generation_seed
 from targets.base import TargetOptions
+from targets.find import check_target
 from targets.load import load_target
 from targets.transformers_lm import TransformersTarget
 
@@ -88,6 +89,8 @@ class HarnessModel(TemplateLM):
             enable_thinking=arguments.enable_thinking,
             template_date=arguments.template_date or template_date.today(),
         )
+        check_target(options)
+        check_drafter(arguments)
         return cls(load_target(options), arguments)
 
     @classmethod

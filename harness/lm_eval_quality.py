@@ -33,6 +33,7 @@ from harness.shards import place
 from harness.typed_json import parse_json
 from harness.whole_file import write_json
 from targets.base import TargetOptions
+from targets.find import check_target
 from tasks.base import PromptSet
 from tasks.grading import grader_of
 
@@ -86,8 +87,6 @@ def evaluate(config: QualityConfig) -> Quality:
     require_lm_eval()
     if place().size > 1:
         raise UserError("quality runs in one process; start it without a launcher.")
-    prompts = _prompts(config)
-    methods = _methods(config)
     options = TargetOptions(
         name=config.target,
         dtype=config.dtype,
@@ -95,6 +94,9 @@ def evaluate(config: QualityConfig) -> Quality:
         attn=config.attn,
         revision=config.revision,
     )
+    check_target(options)
+    methods = _methods(config)
+    prompts = _prompts(config)
     directory, options = _open(config, options, prompts)
     code = _code(config)
     from targets.load import load_target

@@ -67,6 +67,13 @@ class ModelArgs:
         return cls(**values)
 
 
+def check_drafter(arguments: ModelArgs) -> None:
+    """See `drafters.build.check_drafter`."""
+    if arguments.drafter != BASELINE:
+        options = DrafterOptions.parse(arguments.drafter, arguments.block_size)
+        build.check_drafter(options, arguments.target)
+
+
 def build_drafter(target: Target, arguments: ModelArgs, *, greedy: bool) -> Drafter:
     """The drafter asked for; ``ar_loop`` proposes nothing.
 

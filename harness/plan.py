@@ -15,6 +15,7 @@ from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
 from harness.foreign import foreign
 from harness.run_facts import RunFacts, TaskFacts
+from harness.whole_file import require_directory
 from targets.base import TargetOptions
 from targets.find import check_target
 from tasks.base import PromptSet
@@ -74,6 +75,9 @@ def make_plan(config: RunConfig) -> Plan:
         template_date=_template_date(config),
         attn=config.attn,
     )
+    if config.resume is not None:
+        run_files.find(config.resume, config.output_dir)
+    require_directory(config.output_dir)
     if not config.fetch:
         check_target(target)
     for options in drafters:

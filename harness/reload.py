@@ -13,6 +13,7 @@ from harness.errors import UserError
 from harness.plan import prompts_of_run
 from harness.run_facts import RunFacts
 from targets.base import Target, TargetOptions
+from targets.find import check_target
 from targets.load import load_target
 from tasks.base import PromptSet
 
@@ -40,6 +41,7 @@ def reload_run(config: RunFacts, data_dir: Path | None) -> Reloaded:
         UserError: they cannot be loaded here, or are not the same.
     """
     options = _target_options(config)
+    check_target(options)
     tasks = prompts_of_run(config, data_dir)
     target = load_target(options)
     facts = target.describe()

@@ -53,7 +53,10 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
         raise UserError(
             "harness study needs no launcher: start the same command once for each process."
         )
+    from drafters.train import check_training
+
     runs = _runs(study)
+    check_training(study.train, tuple(study.objectives))
     files = prepare(directory)
     sources, environment = _sources(runs), provenance.environment(argv)
     with (

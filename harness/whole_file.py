@@ -11,6 +11,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.errors import UserError
+
+
+def require_directory(path: Path) -> None:
+    """Refuse, before hours of work, a place where no directory can be made or written.
+
+    Raises:
+        UserError: it, or what it would lie in, is no directory or may not be written.
+    """
+    place = next(item for item in (path.absolute(), *path.absolute().parents) if _is_there(item))
+    if not place.is_dir():
+        raise UserError(f"{path} cannot be a directory: {place} is none; name another place.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: {place} does not allow it; name another place.")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long, or one above that may not be entered
+        return False
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a file; whoever reads it meanwhile sees the older one.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -36,6 +36,7 @@ from harness.user_cache import user_cache
 from harness.whole_file import whole_directory, write_json
 from targets.base import Target
 from targets.digest import weights_digest
+from targets.shape import Shape, shape_on_disk
 
 _LOG = logging.getLogger(__name__)
 
@@ -129,23 +130,41 @@ def find(drafter_name: str, argument: str | None, target_name: str) -> str:
     raise MissingCheckpoint(
         f"no {drafter_name} drafter has been trained for target {target_name}; run "
         f"`python -m harness train --drafter {drafter_name} --target {target_name}"
-        f"{plugin_flags()}`, or add --train-if-missing.",
+        f"{plugin_flags()}`; run does so itself with --train-if-missing.",
         drafter_name,
     )
 
 
-def check(name: str, argument: str | None, target_name: str) -> None:
-    """As `find`, and a directory must hold a ``config.json``; nothing is downloaded.
+def check(
+    name: str,
+    argument: str | None,
+    target_name: str,
+    read: Callable[[dict[str, Any], str], MadeFor | None] = config_from_json,
+) -> None:
+    """As `find`, and a directory must hold the config of a drafter for this target.
+
+    Nothing is downloaded and no weights are read; a target whose config is not here is passed over.
+
+    Args:
+        name: of the drafter.
+        argument: path or hub id that was given for it.
+        target_name: of the target.
+        read: its config, from the JSON and the directory; None where that names no shape.
 
     Raises:
         MissingCheckpoint: as `find`.
-        UserError: as `find`, or there is no checkpoint where one was named.
+        UserError: as `find`, or there is no checkpoint of this target where one was named.
     """
     location = find(name, argument, target_name)
+    path = Path(location) / "config.json"
     if not Path(location).is_dir():
         require_hub_id(location)
-    elif not (Path(location) / "config.json").is_file():
+        return
+    if not path.is_file():
         raise UserError(f"{location} holds no config.json; name the directory of a checkpoint.")
+    config, shape = read(read_object(path), location), shape_on_disk(target_name)
+    if config is not None and shape is not None:
+        _require_made_for(config, shape, target_name, location)
 
 
 def load(location: str, target: Target) -> Checkpoint[BlockDiffusionModel]:
@@ -228,15 +247,22 @@ def check_target(config: MadeFor, target: Target, location: str) -> None:
     Raises:
         UserError: a width, depth or vocabulary differs.
     """
+    shape = Shape(
+        hidden_size=target.hidden_size, num_layers=target.num_layers, vocab_size=target.vocab_size
+    )
+    _require_made_for(config, shape, target.name, location)
+
+
+def _require_made_for(config: MadeFor, shape: Shape, target_name: str, location: str) -> None:
     for name, ours, theirs in (
-        ("hidden size", config.hidden_size, target.hidden_size),
-        ("number of target layers", config.num_target_layers, target.num_layers),
-        ("vocabulary size", config.vocab_size, target.vocab_size),
+        ("hidden size", config.hidden_size, shape.hidden_size),
+        ("number of target layers", config.num_target_layers, shape.num_layers),
+        ("vocabulary size", config.vocab_size, shape.vocab_size),
     ):
         if ours != theirs:
             raise UserError(
                 f"drafter {location} was made for another target: its {name} is {ours}, that of "
-                f"{target.name} is {theirs}; choose the drafter of this target."
+                f"{target_name} is {theirs}; choose the drafter of this target."
             )
 
 

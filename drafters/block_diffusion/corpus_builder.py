@@ -23,8 +23,9 @@ from harness.interrupt import sigterm_as_ctrl_c
 from harness.plan import load_tasks, resolve_device
 from harness.progress import say
 from harness.run_files import locked
-from harness.whole_file import write_text
+from harness.whole_file import require_directory, write_text
 from targets.base import TargetOptions
+from targets.find import check_target
 from targets.load import load_transformers_target
 from targets.transformers_lm import TransformersTarget
 from tasks.base import PromptSet
@@ -72,6 +73,8 @@ def build_data(config: DataConfig) -> dict[str, Any]:
     Raises:
         UserError: prompts, tasks, target or directory that cannot be used, or a server that fails.
     """
+    require_directory(config.output_dir)
+    check_target(TargetOptions(name=config.target, revision=config.revision))
     sources = gather(config.prompts, config.licence)
     clean = _decontaminate(sources, config)
     for line in clean.lines():

@@ -134,9 +134,12 @@ def prompt_files(path: Path) -> list[Path]:
     """``path`` itself, or the files of a directory; of a corpus its rows alone.
 
     Raises:
-        UserError: the directory holds none, or is a corpus that was not finished or was changed.
+        UserError: it is not there, the directory holds none, or it is a corpus that was not
+            finished or was changed.
     """
     if not path.is_dir():
+        if not path.exists():
+            raise UserError(f"there is no {path}; give a file or directory of prompts.")
         return [path]
     if (corpus := CorpusFiles(path)).rows.exists():
         corpus.require_finished()

@@ -32,16 +32,25 @@ def find_start(name: str, config: TrainConfig, target: TransformersTarget) -> Fo
     """
     if config.start_from is None:
         return None
-    own = config.start_from / name
-    place = own if own.is_dir() else config.start_from
-    if not (place / "config.json").is_file():
-        raise UserError(
-            f"{config.start_from} holds no checkpoint to start {name} from, neither itself nor in "
-            f"{name}/; name a directory that does."
-        )
+    place = start_place(name, config.start_from)
     found = checkpoint.load(str(place), target)
     _check(found.model.config, config, target, place)
     return found
+
+
+def start_place(name: str, start_from: Path) -> Path:
+    """The directory with the checkpoint that the variant ``name`` starts from.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = start_from / name if (start_from / name).is_dir() else start_from
+    if not (place / "config.json").is_file():
+        raise UserError(
+            f"{start_from} holds no checkpoint to start {name} from, neither itself nor in "
+            f"{name}/; name a directory that does."
+        )
+    return place
 
 
 def _check(shape: DrafterConfig, config: TrainConfig, target: TransformersTarget, at: Path) -> None:

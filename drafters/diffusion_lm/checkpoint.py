@@ -115,6 +115,18 @@ def load(location: str, target: TransformersTarget) -> DiffusionCheckpoint:
     )
 
 
+def shape_of(body: dict[str, Any], where: str) -> DiffusionConfig | None:
+    """The config of an adapted target; None for a diffusion LM of others, which has its own shape.
+
+    Raises:
+        UserError: it is damaged, or of no diffusion LM that is known here.
+    """
+    if body.get("architectures") == [ARCHITECTURE]:
+        return config_from_json(body, where)
+    family_of(body, where)
+    return None
+
+
 # A run compares the same model alone and under policies: its weights are there once.
 @functools.lru_cache(maxsize=1)
 def _adapted(

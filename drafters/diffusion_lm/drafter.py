@@ -33,7 +33,7 @@ from targets.transformers_lm import TransformersTarget
 
 def check(options: DrafterOptions, target_name: str) -> None:
     """See `drafters.build.check_drafter`."""
-    require_checkpoint(checkpoint.NAME, options.argument, target_name)
+    require_checkpoint(checkpoint.NAME, options.argument, target_name, checkpoint.shape_of)
 
 
 def build(target: Target, options: DrafterOptions) -> DiffusionDrafter:

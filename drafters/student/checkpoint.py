@@ -74,7 +74,7 @@ def load(location: str, target: TransformersTarget) -> checkpoint.Checkpoint[Stu
     """
     source = locate(location)
     directory = source.directory
-    config = _read_config(directory / "config.json")
+    config = config_from_json(read_object(directory / "config.json"), str(directory))
     checkpoint.check_target(config, target, location)
     state = read_weights(source.weight_files, directory)
     student = Student(target, config.target_layer_ids)
@@ -91,8 +91,13 @@ def _shapes(student: Student) -> dict[str, tuple[int, ...]]:
     return {key: value.shape for key, value in student.decoder.state_dict().items()}
 
 
-def _read_config(path: Path) -> StudentConfig:
-    body = read_object(path)
+def config_from_json(body: dict[str, Any], where: str) -> StudentConfig:
+    """The student described by a ``config.json``.
+
+    Raises:
+        UserError: a field is missing or impossible, or it is no student's.
+    """
+    path = f"{where}/config.json"
     if body.get("architectures") != [_ARCHITECTURE]:
         raise UserError(f"{path} is not that of a student; use the drafter it was made for.")
     names = {field.name for field in dataclasses.fields(StudentConfig)}

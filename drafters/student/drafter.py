@@ -9,7 +9,7 @@ from drafters.block_diffusion.checkpoint import find
 from drafters.block_diffusion.draft_head import DraftHead, scaled
 from drafters.draft_model import DraftModelDrafter, drafter_of
 from drafters.options import DrafterOptions
-from drafters.student.checkpoint import load
+from drafters.student.checkpoint import config_from_json, load
 from drafters.student.network import Student
 from harness.errors import UserError
 from harness.kv_cache import KVCache
@@ -21,7 +21,7 @@ from targets.transformers_lm import TransformersTarget
 
 def check(options: DrafterOptions, target_name: str) -> None:
     """See `drafters.build.check_drafter`."""
-    require_checkpoint(options.name, options.argument, target_name)
+    require_checkpoint(options.name, options.argument, target_name, config_from_json)
 
 
 def build(target: Target, options: DrafterOptions) -> DraftModelDrafter:
