@@ -226,7 +226,7 @@ def test_an_output_directory_that_is_a_file(
     toy: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "runs").touch()
-    assert "cannot be written" in refused(capsys, "run", *toy, "--drafter", "oracle")
+    assert "runs cannot be a directory" in refused(capsys, "run", *toy, "--drafter", "oracle")
 
 
 def test_resume_refusals(

@@ -298,9 +298,12 @@ def test_the_command_trains_objectives_and_students(
     asked: list[str] = []
     for module in (block_trainer, trainer):
         monkeypatch.setattr(module, "train", lambda config: asked.append(config.drafter) or [])
-    for names in ("student", "all", "uniform, student,chain", "nonsense"):
+    for names in ("student", "all", "uniform, student,chain"):
         dispatch.train(dataclasses.replace(config, drafter=names))
-    assert asked == ["student", "all", "uniform,chain", "student", "nonsense"]
+    assert asked == ["student", "all", "uniform,chain", "student"]
+    with pytest.raises(UserError, match="unknown objective 'nonsense'"):
+        dispatch.train(dataclasses.replace(config, drafter="student,nonsense"))
+    assert asked[4:] == []
 
 
 # In front of its target
