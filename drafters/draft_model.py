@@ -17,6 +17,7 @@ from harness.kv_cache import KVCache
 from harness.sampling import Sampling
 from harness.verify import Verdict, best_tokens
 from targets.base import Target, TargetOptions
+from targets.find import check_target
 from targets.load import load_transformers_target
 from targets.transformers_lm import TransformersTarget
 
@@ -54,6 +55,10 @@ def check(options: DrafterOptions, target_name: str) -> None:
         raise UserError(
             "draft_model needs a model: --drafter draft_model=PATH or draft_model=OWNER/NAME."
         )
+    try:
+        check_target(TargetOptions(name=options.argument))
+    except UserError as error:
+        raise UserError(f"draft model: {error}") from error
 
 
 def build(target: Target, options: DrafterOptions) -> DraftModelDrafter:

@@ -59,12 +59,12 @@ def check_training(config: TrainConfig, variants: Sequence[str]) -> None:
             target, or a target that cannot be had.
     """
     from drafters.block_diffusion import checkpoint
-    from drafters.block_diffusion.prompts import prompt_files
+    from drafters.block_diffusion.prompts import check_prompts
     from drafters.block_diffusion.warm_start import start_place
 
     check_target(TargetOptions(name=config.target, revision=config.revision))
     if config.data is not None:
-        prompt_files(config.data)
+        check_prompts(config.data)
     if config.start_from is not None:
         for name in variants:
             place = start_place(name, config.start_from)

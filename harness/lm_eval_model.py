@@ -23,7 +23,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from drafters.base import Drafter
 from harness import registry, template_date
 from harness.decode import generate
-from harness.errors import UserError
+from harness.errors import UserError, one_line
 from harness.gen_kwargs import Request, read_gen_kwargs
 from harness.model_args import ModelArgs, build_drafter, check_drafter
 from harness.plan import resolve_device
@@ -297,6 +297,8 @@ def main(arguments: Sequence[str]) -> int:
     sys.argv = ["lm-eval", *rest]
     try:
         cli_evaluate()
+    except ValueError as error:  # what it has against tasks and flags
+        raise UserError(f"lm-eval: {one_line(error).partition(': ')[2].rstrip('.')}.") from error
     finally:
         sys.argv = before
     return 0

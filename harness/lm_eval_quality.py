@@ -31,7 +31,7 @@ from harness.same_run import machine
 from harness.score_records import CodeFacts
 from harness.shards import place
 from harness.typed_json import parse_json
-from harness.whole_file import write_json
+from harness.whole_file import require_directory, write_json
 from targets.base import TargetOptions
 from targets.find import check_target
 from tasks.base import PromptSet
@@ -95,6 +95,8 @@ def evaluate(config: QualityConfig) -> Quality:
         revision=config.revision,
     )
     check_target(options)
+    if config.output_dir is not None:
+        require_directory(config.output_dir)
     methods = _methods(config)
     prompts = _prompts(config)
     directory, options = _open(config, options, prompts)

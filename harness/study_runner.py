@@ -56,7 +56,9 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
     from drafters.train import check_training
 
     runs = _runs(study)
-    check_training(study.train, tuple(study.objectives))
+    begun = StudyFiles(directory).study.is_file()
+    if not begun:
+        check_training(study.train, tuple(study.objectives))
     files = prepare(directory)
     sources, environment = _sources(runs), provenance.environment(argv)
     with (
@@ -64,6 +66,8 @@ def run_study(study: Study, directory: Path, argv: Sequence[str]) -> StudyFiles:
         working_on(files, study, sources, environment),
         StudyWriter(files) as writer,
     ):
+        if begun:  # first, whether it is the same study
+            check_training(study.train, tuple(study.objectives))
         _Session(study, files, writer, runs).work()
     return files
 

@@ -33,6 +33,8 @@ def check_target(options: TargetOptions) -> None:
             raise UserError(f"there is no file {name}; give a GGUF file, a directory or a hub id.")
     elif not Path(name).is_dir():
         _check_hub_id(options)
+    elif not (Path(name) / "config.json").is_file():
+        raise UserError(f"{name} holds no config.json; name the directory of a model.")
 
 
 def _check_hub_id(options: TargetOptions) -> None:

@@ -317,7 +317,7 @@ def test_the_split_follows_the_prompt(flags: list[str], tmp_path: Path) -> None:
         (["--top-p", "0"], "--top-p must be in"),
         (["--temperature", "nan"], "--temperature must be at least 0"),
         (["--prompts", "a,,b"], "--prompts has an empty name"),
-        (["--prompts", "nowhere.jsonl"], "cannot be read"),
+        (["--prompts", "nowhere.jsonl"], "there is no nowhere.jsonl"),
         (["--target", "smollm3"], "unknown target 'smollm3'"),
         (["--data-dir", "nowhere"], "data directory nowhere is not a directory"),
         (["--endpoint", "nowhere"], "--endpoint nowhere is no address"),

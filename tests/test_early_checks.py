@@ -146,6 +146,73 @@ def test_sibling_commands_look_before_they_load(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    (
+        ("report file", "file/config.json cannot be read (Not a directory)"),
+        ("report empty", "empty/config.json cannot be read"),
+        ("report strange", "strange/config.json cannot be read (Is a directory)"),
+        ("verify file", "file/config.json cannot be read"),
+        ("verify strange", "strange/config.json cannot be read"),
+        ("score empty", "empty/config.json cannot be read"),
+        ("compare empty file", "empty/config.json cannot be read"),
+        ("study absent.toml", "absent.toml cannot be read: No such file"),
+        ("study empty", "empty cannot be read: Is a directory"),
+        ("study bad.toml", "bad.toml is not TOML"),
+        ("train --data empty", "empty holds no .jsonl file"),
+        ("train --data bad.jsonl", "bad.jsonl, line 1: a training prompt needs a string"),
+        ("train --start-from file", "file holds no checkpoint to start combined from"),
+        ("train --target empty", "empty holds no config.json; name the directory of a model"),
+        ("train --target file", "unknown target 'file'"),
+        ("train --drafter ngram", "unknown objective 'ngram'"),
+        ("data --output-dir out --prompts empty", "empty holds no .jsonl file"),
+        ("data --output-dir out --prompts bad.jsonl", "bad.jsonl, line 1: a training prompt"),
+        ("data --output-dir out --target empty", "empty holds no config.json"),
+        ("quality --tasks nope", "no quality task 'nope'"),
+        ("quality --output-dir file --drafter ngram", "file cannot be a directory"),
+        ("quality --target empty --drafter ngram", "empty holds no config.json"),
+        ("run --target empty --drafter ngram", "empty holds no config.json"),
+        ("run --target absent.gguf --drafter ngram", "there is no file absent.gguf"),
+        ("run --target a/b/c --drafter ngram", "there is no directory a/b/c"),
+        ("run --plugin empty --drafter ngram", "plug-in empty is not a Python file"),
+        ("run --plugin my_odd.py --drafter ngram", "my_odd.py defines none of the tables"),
+        ("run --plugin my_bad.py --drafter ngram", "my_bad.py failed to load: SyntaxError"),
+        ("run --data-dir file --drafter ngram", "data directory file is not a directory"),
+        ("run --resume empty --drafter ngram", "no run to resume at 'empty'"),
+        ("run --drafter dflash=file", "there is no drafter directory file"),
+        ("run --drafter dflash=strange", "strange holds no config.json"),
+        ("run --drafter draft_model=empty --dry-run", "draft model: empty holds no config.json"),
+        ("run --drafter draft_model=/absent --dry-run", "draft model: there is no directory /abs"),
+        ("run --drafter ngram+ --dry-run", "drafter 'ngram+' cannot be read"),
+        ("run --drafter ngram --temperature nan", "--temperature must be a number, not nan"),
+        ("compare empty empty --fail-below -1", "--fail-below must be a ratio above 0"),
+        ("fetch nope", "unknown target 'nope'"),
+        ("list --plugin absent.py", "plug-in absent.py is not a Python file"),
+    ),
+)
+def test_a_wrong_command_line_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    clean_registry: None,
+    command: str,
+    sentence: str,
+) -> None:
+    for directory in ("empty", "strange/config.json"):
+        (tmp_path / directory).mkdir(parents=True)
+    for name, text in (
+        ("file", ""),
+        ("bad.toml", "{oops"),
+        ("bad.jsonl", '{"prompt": 5}\n'),
+        ("my_odd.py", "x = 1\n"),
+        ("my_bad.py", "def (\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("harness.hub.is_reachable", lambda: False)
+    assert sentence in refused(capsys, *command.split())
+
+
 def test_training_does_not_start_from_another_targets_drafter(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

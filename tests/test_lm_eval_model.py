@@ -357,3 +357,12 @@ def test_the_command_line_refuses_with_one_sentence(capsys: pytest.CaptureFixtur
     assert main([*arguments, "--model_args", "drafer=ngram"]) == 2
     error = capsys.readouterr().err
     assert "error: unknown model argument 'drafer'" in error and "Traceback" not in error
+
+
+@pytest.mark.usefixtures("quick_command_line")
+def test_a_task_that_lm_eval_does_not_have_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["lm-eval", "run", "--model", "harness", "--tasks", "no_such_task"]) == 2
+    error = capsys.readouterr().err
+    assert "error: lm-eval: " in error and "no_such_task" in error and "Traceback" not in error

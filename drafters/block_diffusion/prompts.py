@@ -118,6 +118,15 @@ def training_prompts(path: Path | None, responses: Responses = "target") -> Trai
     return found
 
 
+def check_prompts(path: Path) -> None:
+    """Read every row of a file or directory once, and keep nothing.
+
+    Raises:
+        UserError: as `training_prompts`.
+    """
+    _from_directory(path)
+
+
 def in_stable_order(rows: Iterable[PromptRow], most: int | None = None) -> list[PromptRow]:
     """Rows of the first ``most`` prompts by a hash of the prompt: a fair and stable sample."""
     ordered = sorted(rows, key=lambda row: prompt_hash(row.prompt))
