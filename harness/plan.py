@@ -75,8 +75,6 @@ def make_plan(config: RunConfig) -> Plan:
         template_date=_template_date(config),
         attn=config.attn,
     )
-    if config.resume is not None:
-        run_files.find(config.resume, config.output_dir)
     require_directory(config.output_dir)
     if not config.fetch:
         check_target(target)
