@@ -183,6 +183,8 @@ def test_an_answer_without_a_number_is_an_error() -> None:
         ("Is it \\boxed{{3}}?\n</think>\n\nIt is {0}.", "passed"),
         ("<think>a</think>\n<reasoning>\\boxed{{3}}</reasoning> It is {0}.", "passed"),
         ("[THINK]\\boxed{{3}}[/THINK]It is {0}.", "passed"),
+        ("<|channel|>final<|message|>3<|channel|>final<|message|>{0}", "passed"),
+        ("<|channel|>final<|message|>\\boxed{{3}}<|channel|>final<|message|>{0}", "passed"),
         ("<|channel|>analysis<|message|>\\boxed{{3}}<|channel|>final<|message|>{0}", "passed"),
         ("<think>It is \\boxed{{{0}}}.</think>\nIt is 3.", "failed"),
         ("<think>It is \\boxed{{{0}}}, or is it", "error"),
@@ -213,6 +215,22 @@ def test_thoughts_are_no_answer(text: str, verdict: str) -> None:
         ("1. So:\n   ```python\n   def f():\n\n     a\n   ```", "^def f", "def f():\n\n  a\n"),
         ("```\n\tif a:\n\t\tb\n```", "", "if a:\n\tb\n"),
         ("```\ns = '''\n   \n'''\n```", "", "s = '''\n   \n'''\n"),
+        ("````python\ns = 1\n```\nb\n````", "", "s = 1\n```\nb\n"),
+        ("```\na\n```\n```\nb\n```", "", "b\n"),
+        ("```python\na\n```python\nb\n```", "", "b\n"),
+        (
+            "```python\nk = 1\n```\n```python\ndef h(): return 0\n```\n"
+            "```python\ndef h(): return k\n```\n```python\ndef f(): return h()\n```",
+            "^def f",
+            "k = 1\ndef h(): return k\ndef f(): return h()\n",
+        ),
+        (
+            "```python\nimport functools\n@functools.cache\ndef h(): return 1\n```\n"
+            "```python\nfrom __future__ import annotations\ndef f(): return h()\n```",
+            "^def f",
+            "from __future__ import annotations\nimport functools\n@functools.cache\n"
+            "def h(): return 1\ndef f(): return h()\n",
+        ),
         ("x = 1", "", "x = 1"),
         ("```python\n\n```", "", "```python\n\n```"),
         ("  \n ", "", None),
@@ -473,3 +491,9 @@ def test_the_real_sandbox_agrees() -> None:
     }
     rule = grader(humaneval)
     assert [rule.grade(HUMANEVAL, t, sandbox).verdict for t in texts] == list(texts.values())
+
+
+def test_what_is_called_is_what_the_solution_defines() -> None:
+    tests = "assert set(f([1])) == {1} and sorted(f([2]))"
+    assert mbpp.called(tests, "def f(x): return x\ndef unused(): pass") == ("f",)
+    assert mbpp.called(tests, "") == ("f",)

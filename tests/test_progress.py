@@ -68,3 +68,9 @@ def test_a_process_that_is_not_shown_says_nothing(
         time.sleep(0.05)
         bar.step("ngram gsm8k")
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_comes_every_half_minute_and_says_hours_where_it_takes_hours() -> None:
+    assert progress.LINE_EVERY_S == 30
+    shown = [progress.duration(seconds) for seconds in (89, 90, 5399, 5400, 9000)]
+    assert shown == ["89 s", "2 min", "90 min", "1.5 h", "2.5 h"]
