@@ -170,3 +170,18 @@ def test_over_a_path_search_it_has_nothing_to_see(tmp_path: Path) -> None:
     inner = PathSearch(Longest([], 9, lambda turn: 0), ngrams, cps.Settings(), frozenset())
     with pytest.raises(UserError, match=r"adl .*inner\+cps shows none"):
         build(inner, toy.llama(), options, options.policies[1])
+
+
+def test_the_newest_round_weighs_rho() -> None:
+    policy, _ = adaptive((1, 6, 2), rho=0.25)
+    for accepted, means in ((6, (1.5, 1.5)), (0, (1.875, 1.125)), (1, (1.65625, 1.09375))):
+        policy.propose([1], 1, 100)
+        accept(policy, accepted)
+        assert (policy._mean_generated, policy._mean_accepted) == pytest.approx(means)
+
+
+def test_no_draft_is_longer_than_the_longest() -> None:
+    policy, _ = adaptive((1, 6, 4), rho=1.0)
+    policy.propose([1], 1, 100)
+    accept(policy, 6)  # means 6 and 6: 6 + 4
+    assert policy.length == 6

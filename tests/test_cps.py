@@ -12,10 +12,11 @@ import torch
 import toy
 from hypothesis import given
 from hypothesis import strategies as st
+from test_ddtree import Fixed
 
 from drafters.base import Marginals, Proposal
 from drafters.block_diffusion.data import TrainingSequence
-from drafters.cps import Column, Settings, best_path, build, lattice
+from drafters.cps import Column, PathSearch, Settings, best_path, build, lattice
 from drafters.ngram_model import NgramModel
 from drafters.options import DrafterOptions
 from harness.decode import generate
@@ -206,3 +207,12 @@ def test_without_a_model_or_marginals_that_is_said(
     options = DrafterOptions.parse("ngram+cps")
     with pytest.raises(UserError, match="shows none"):
         build(toy.Script([1], 4, lambda turn: 0), target, options, options.policies[0])
+
+
+def test_the_path_follows_the_two_tokens_before_it() -> None:
+    """In their order: what follows (1, 2) is not what follows (2, 1)."""
+    settings = Settings(weight=0.0, mass=1.0)
+    search = PathSearch(Fixed(torch.zeros(1, VOCAB)), NGRAMS, settings, frozenset({0}))
+    search.start(torch.tensor([4]), None, Sampling())
+    assert search.propose([4, 1], 2, 1).tokens.tolist() == [3]
+    assert search.propose([4, 2], 1, 1).tokens.tolist() == [2]

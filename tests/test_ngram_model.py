@@ -106,8 +106,8 @@ def test_the_file_holds_the_model(tmp_path: Path) -> None:
     assert other.digest() != model.digest()
 
 
-def test_a_large_vocabulary_fits(tmp_path: Path) -> None:
-    vocab = 151_936
+@pytest.mark.parametrize("vocab", [2**16, 2**16 + 1, 100_000, 151_936])
+def test_a_large_vocabulary_fits(tmp_path: Path, vocab: int) -> None:
     last = vocab - 1
     model = NgramModel.fit([TrainingSequence((last, last - 1, last, 7), 0)], vocab)
     model.save(tmp_path)
@@ -133,6 +133,10 @@ def test_nothing_to_count() -> None:
             {"trigrams": np.array([[0, 1, 2], [0, 1, 1]]), "counts": np.array([1, 1])},
             "not in order",
         ),
+        (
+            {"trigrams": np.array([[0, 1, 2], [0, 1, 2]]), "counts": np.array([1, 1])},
+            "not in order",
+        ),
     ],
 )
 def test_broken_files_are_sentences(
@@ -152,3 +156,10 @@ def test_other_files_are_sentences(tmp_path: Path) -> None:
     save_file({"counts": np.array([1])}, tmp_path / FILE)
     with pytest.raises(UserError, match="trigrams"):
         NgramModel.load(tmp_path, VOCAB)
+
+
+def test_counts_stop_where_the_file_has_no_room_for_more(tmp_path: Path) -> None:
+    model = NgramModel.fit([TrainingSequence((0, 1, 2) * 70_000, 0)], VOCAB)
+    assert model.counts.tolist() == [65_535] * 3
+    model.save(tmp_path)
+    assert NgramModel.load(tmp_path, VOCAB).counts.tolist() == [65_535] * 3

@@ -215,3 +215,10 @@ def test_what_was_not_run_says_so(tmp_path: Path) -> None:
     table = page[page.index("# Quality\n") :].partition("\n##")[0]
     rows = [line for line in table.splitlines() if line.startswith(("| gsm8k", "| mbpp"))]
     assert len(rows) == 4 and all(line.split("|")[3].strip() == "not run" for line in rows)
+
+
+def test_a_difference_is_of_first_repeats() -> None:
+    first, second = scored("ar_loop", "pf"), scored("combined", "pf")
+    others = [dataclasses.replace(item, repeat=1, verdict="passed") for item in second]
+    found = quality.difference("gsm8k", "ar_loop", "combined", keyed(first, second, others))
+    assert (found.num_pairs, found.num_lost, found.num_won) == (2, 0, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from harness import metrics
 from harness.clock import FakeClock
 from harness.errors import UserError
 from harness.sampling import Sampling
-from harness.stage_clock import stage_times
+from harness.stage_clock import _contexts, stage_times
 from harness.stages import Stages, StageTimes, part_costs, predicted_speedup, read_stages
 from reports.render import leaderboard_text
 
@@ -60,6 +62,45 @@ def test_each_part_gets_its_own_time() -> None:
     assert set(found.verify_s) == {4.0}
     assert set(found.commit_s) == {5.0}
     assert found.round_s == 10.0
+
+
+class Between(Slow):
+    """Takes time between its draft and the pass that verifies it, where the loop asks a size."""
+
+    @property
+    def max_nodes(self) -> int:
+        self._clock.advance(7.0)
+        return int(self._inner.max_nodes)
+
+
+def test_what_lies_between_draft_and_verify_is_no_parts_but_counts() -> None:
+    target, clock = toy.llama(), FakeClock()
+    prompt, _ = toy.varied_prompt(target, 12)
+    answer = toy.plain_greedy(target, [prompt], 40)[0]
+    drafter: Any = Between(toy.Script(answer, 4, lambda place: 1), clock, {"propose": 1.0})
+    slow: Any = Slow(target, clock, {"verify": 4.0, "commit": 2.0})
+    found = stage_times(slow, {"script": drafter}, [prompt], Sampling(), clock)["script"]
+    assert (set(found.draft_s), set(found.verify_s), set(found.commit_s)) == ({1.0}, {4.0}, {9.0})
+
+
+def test_contexts_are_first_turns_nearest_to_the_length() -> None:
+    """Later turns have a history that is not at hand; repeats say the same."""
+    prompts = tuple(SimpleNamespace(prompt_id=str(n), turns=("a", "b")) for n in range(3))
+    plan: Any = SimpleNamespace(tasks={"t": SimpleNamespace(prompts=prompts)})
+    target: Any = SimpleNamespace(encode_chat=lambda messages: [ord(messages[0]["content"])] * 4)
+    made = [
+        dataclasses.replace(
+            generation(task="t", prompt_id=str(n), turn=turn, accepted=[3] * rounds),
+            num_prompt_tokens=4,
+            repeat=repeat,
+        )
+        for n, rounds in ((0, 1), (1, 4), (2, 2))
+        for turn, repeat in ((1, 0), (2, 0), (1, 1))
+    ]
+    found = _contexts(plan, target, made, 8)
+    assert [len(ids) for ids in found] == [8, 8, 8]
+    assert [ids[:4] for ids in found] == [[ord("a")] * 4] * 3
+    assert _contexts(plan, target, made[1:3], 8) == []
 
 
 def test_an_answer_of_one_round_times_nothing() -> None:

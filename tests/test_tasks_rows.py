@@ -278,3 +278,12 @@ def test_nesting_without_end(tmp_path: Path, ending: str, deep: str) -> None:
     path.write_text(deep)
     with pytest.raises(UserError, match="nested too deeply"):
         bodies(path)
+
+
+def test_each_file_holds_rows(tmp_path: Path) -> None:
+    full, empty = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    full.write_text("{}\n{}\n")
+    empty.write_text("\n")
+    assert [row.index for row in read_rows((full, full), "directory")] == [0, 1, 2, 3]
+    with pytest.raises(UserError, match=r"b\.jsonl: the file holds no rows"):
+        list(read_rows((full, empty), "directory"))

@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
-from . import decoding, gpus, measures, records, runs, sampling, studies, targets, training
+from . import (
+    answers,
+    decoding,
+    gpus,
+    measures,
+    networks,
+    pages,
+    policies,
+    records,
+    runs,
+    sampling,
+    statistics,
+    studies,
+    targets,
+    training,
+)
 
-TABLES = (decoding, gpus, measures, records, runs, sampling, studies, targets, training)
+TABLES = (
+    answers,
+    decoding,
+    gpus,
+    measures,
+    networks,
+    pages,
+    policies,
+    records,
+    runs,
+    sampling,
+    statistics,
+    studies,
+    targets,
+    training,
+)
 
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
     file: calls for table in TABLES for file, calls in table.TESTS.items()
