@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "reports/formatting.py": (("tests/test_reports.py", "-k", "formatted"),),
+    "reports/formatting.py": (
+        (
+            "tests/test_formatting.py",
+            "tests/test_reports.py",
+            "-k",
+            "units or names_what or formatted",
+        ),
+    ),
     "reports/grid.py": (("tests/test_reports.py", "-k", "best_is_marked"),),
     "reports/ranking.py": (("tests/test_reports.py", "-k", "rank or ties or differences"),),
     "reports/load_mark.py": (("tests/test_reports.py", "-k", "marked or load"),),
