@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +26,11 @@ Depth = Annotated[int, Between(0, 2**12)]
 Share = Annotated[float, Between(0, 1)]
 Seconds = Annotated[float, Between(0, 2**32)]
 """Up to a century."""
+Temperature = Annotated[float, Between(0, 2**16)]
+Seed = Annotated[int, Between(1 - 2**64, 2**64 - 1)]
+
+
+def between(form: Any) -> Between:
+    """The bounds that one of the types above is marked with."""
+    found: Between = get_args(form)[1]
+    return found

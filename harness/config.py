@@ -18,6 +18,7 @@ from drafters.block_diffusion.config import TrainConfig
 from drafters.block_diffusion.tune_config import TuneConfig
 from harness import template_date
 from harness.errors import UserError
+from harness.flag_bounds import require_bounds
 from harness.said import SAID
 from harness.sampling import Sampling
 
@@ -36,7 +37,6 @@ BASELINES = {
     "ar_loop": "this loop with nothing proposed",
     "hf_generate": "transformers' own generate",
 }
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -104,12 +104,9 @@ class RunConfig:
     """Print the whole page in Markdown instead of a summary."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "max_new_tokens", "block_size", "repeats"):
-            value = getattr(self, name)
-            least = 2 if name == "block_size" else 1
-            if isinstance(value, int) and value < least:
-                flag = name.replace("_", "-")
-                raise UserError(f"--{flag} must be at least {least}, not {value}.")
+        if not math.isfinite(self.temperature):
+            raise UserError(f"--temperature must be a number, not {self.temperature}.")
+        require_bounds(self)
         for name in ("drafter", "tasks", "baseline"):
             if "" in getattr(self, name):
                 raise UserError(f"--{name} has an empty name; write --{name} A,B without gaps.")
@@ -117,8 +114,6 @@ class RunConfig:
             raise UserError("--baseline must include ar_loop: speedups are measured against it.")
         if self.template_date is not None:
             template_date.parse(self.template_date)
-        if not math.isfinite(self.temperature):
-            raise UserError(f"--temperature must be a number, not {self.temperature}.")
         try:
             Sampling(self.temperature, self.top_p, self.top_k)
         except ValueError as error:
@@ -273,10 +268,7 @@ class QualityConfig:
     def __post_init__(self) -> None:
         if self.template_date is not None:
             template_date.parse(self.template_date)
-        for name in ("limit", "max_new_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+        require_bounds(self)
         for name in ("drafter", "tasks"):
             names = getattr(self, name)
             if "" in names or len(set(names)) < len(names):

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness import registry
 from harness.provenance import ROOT
 from harness.run_facts import ForeignFacts
 
@@ -23,6 +24,12 @@ def found_foreign(*modules: str) -> dict[str, ForeignFacts]:
     """``foreign`` as an entry of facts; none where all is this project's."""
     found = foreign(*modules)
     return {} if found is None else {"foreign": found}
+
+
+def builder_of(kind: str, name: str) -> tuple[str, ...]:
+    """The module that a row of the registry leads to; none for a name that is no row, as a path."""
+    row = registry.table(kind).get(name)
+    return () if row is None else (row.path.partition(":")[0],)
 
 
 def modules_of(item: object) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,8 @@ from drafters.build import build_drafter
 from drafters.options import DrafterOptions
 from drafters.policy import records_of
 from harness.errors import FAILURES, UserError, one_line
-from harness.foreign import foreign, modules_of
+from harness.foreign import builder_of, foreign, modules_of
 from harness.plan import Plan
-from harness.registry import resolve
 from harness.run_facts import MethodFacts
 
 if TYPE_CHECKING:
@@ -134,9 +134,8 @@ def _as_method(options: DrafterOptions, drafter: Any, target: Target) -> Method:
 
 def _builders(options: DrafterOptions) -> list[str]:
     """Modules that build a drafter and its policies."""
-    rows = [resolve("drafters", options.name)]
-    rows += [resolve("policies", policy.name) for policy in options.policies]
-    return [row.path.partition(":")[0] for row in rows]
+    layers = (builder_of("policies", policy.name) for policy in options.policies)
+    return [*builder_of("drafters", options.name), *itertools.chain(*layers)]
 
 
 def _build(options: DrafterOptions, plan: Plan, target: Target) -> Any:

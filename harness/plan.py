@@ -13,7 +13,7 @@ from drafters.options import DrafterOptions
 from harness import registry, run_files, template_date
 from harness.config import BASELINES, RunConfig
 from harness.errors import FAILURES, UserError, one_line, raise_ctrl_c
-from harness.foreign import foreign
+from harness.foreign import builder_of, foreign
 from harness.run_facts import RunFacts, TaskFacts
 from harness.whole_file import require_directory
 from targets.base import TargetOptions
@@ -121,7 +121,7 @@ def task_facts(plan: Plan) -> list[TaskFacts]:
             "prompt_ids": [prompt.prompt_id for prompt in chosen.prompts],
             "num_turns": [len(prompt.turns) for prompt in chosen.prompts],
         }
-        if elsewhere := foreign(registry.resolve("tasks", name).path.partition(":")[0]):
+        if elsewhere := foreign(*builder_of("tasks", name)):
             facts["foreign"] = elsewhere
         found.append(facts)
     return found

@@ -9,7 +9,7 @@ No postponed annotations here: ``NotRequired`` is only seen in real ones.
 
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from harness.bounds import Between, Count, Depth, Share, Small
+from harness.bounds import Between, Count, Depth, Seed, Share, Small, Temperature
 
 
 class ForeignFacts(TypedDict):
@@ -166,7 +166,7 @@ class TaskFacts(TypedDict):
 class SamplingFacts(TypedDict):
     """How tokens were drawn."""
 
-    temperature: Annotated[float, Between(0, 2**16)]
+    temperature: Temperature
     top_p: Share
     top_k: Count
 
@@ -181,7 +181,7 @@ class ConfigFacts(TypedDict):
     sampling: SamplingFacts
     max_new_tokens: Count
     repeats: Annotated[int, Between(1, 2**16)]
-    seed: NotRequired[int]
+    seed: NotRequired[Seed]
     limit: NotRequired[Count | None]
 
 

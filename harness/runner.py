@@ -16,7 +16,7 @@ from harness import run_files, same_run, shards
 from harness.errors import UserError
 from harness.examination import Examination, examine
 from harness.forecast import Cost, Forecast
-from harness.foreign import found_foreign, modules_of
+from harness.foreign import builder_of, found_foreign, modules_of
 from harness.interrupt import sigterm_as_ctrl_c
 from harness.line_writers import RecordWriter
 from harness.methods import Method, build_methods
@@ -188,7 +188,7 @@ def config_facts(plan: Plan, target: Target, methods: Sequence[Method]) -> Confi
         "target": {
             "name": plan.target.name,
             **target.describe(),
-            **found_foreign(*modules_of(target)),
+            **found_foreign(*builder_of("targets", plan.target.name), *modules_of(target)),
         },
         "methods": [method.facts for method in methods],
         "tasks": planning.task_facts(plan),

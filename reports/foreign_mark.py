@@ -1,4 +1,4 @@
-"""The mark of methods whose code is not this project's, and its footnote."""
+"""The mark of methods whose code is not this project's, and what is said of all such code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ def marked(label: Cell, item: Mapping[str, Any]) -> Cell:
 
 
 def footnotes(run: Run) -> list[str]:
-    """File and digest of every method's foreign code."""
+    """File and digest of the foreign code of every method, of the target and of every task."""
+    target, tasks = run.config["target"], run.config["tasks"]
+    named: list[tuple[str, Mapping[str, Any]]] = [
+        *((f"{MARK} {item['method']}", item) for item in run.methods),
+        (f"target {target['name']}", target),
+        *((f"task {item['task']}", item) for item in tasks),
+    ]
     return [
-        f"{MARK} {item['method']} is code from outside of this project, which may do anything "
-        f"while it is measured: {form.text(found.get('file'))}, SHA-256 "
-        f"{form.text(found.get('sha256'))}."
-        for item in run.methods
+        f"{name} is code from outside of this project, which may do anything while it is measured: "
+        f"{form.text(found.get('file'))}, SHA-256 {form.text(found.get('sha256'))}."
+        for name, item in named
         if (found := _foreign(item))
     ]
 

@@ -6,17 +6,20 @@ import dataclasses
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from harness.config import PRESETS, RunConfig, paper, quick, standard
+from drafters.block_diffusion.config import TrainConfig
+from drafters.block_diffusion.tune_config import TuneConfig
+from harness.config import PRESETS, QualityConfig, RunConfig, paper, quick, standard
 from harness.errors import UserError
 
 FLAGS = """
 --drafter --target --fetch --tasks --limit --data-dir --output-dir --temperature --top-p --top-k
 --max-new-tokens --block-size --draft-vocab --dtype --attn --exact --device --seed --repeats
 --resume --revision --enable-thinking --template-date --baseline --plugin --train-if-missing
---confirm-run-unsafe-code --dry-run
+--confirm-run-unsafe-code --dry-run --markdown
 """
 
 
@@ -54,6 +57,14 @@ def test_presets_replace_fields_of_the_standard() -> None:
         ({"top_p": 0.0}, r"--top-p must be in \(0, 1\]"),
         ({"top_p": 1.5}, r"--top-p must be in \(0, 1\]"),
         ({"top_k": -1}, "--top-k must be at least 0"),
+        ({"limit": 2**51}, "--limit must be at most 1,125,899,906,842,624"),
+        ({"max_new_tokens": 2**51}, "--max-new-tokens must be at most"),
+        ({"top_k": 2**51}, "--top-k must be at most"),
+        ({"repeats": 2**16 + 1}, "--repeats must be at most 65,536"),
+        ({"block_size": 2**12 + 1}, "--block-size must be at most 4,096"),
+        ({"temperature": 65537.0}, "--temperature must be at most 65,536"),
+        ({"seed": 2**64}, "--seed must be at most"),
+        ({"seed": -(2**64)}, "--seed must be at least"),
         ({"drafter": ("combined", "")}, "--drafter has an empty name"),
         ({"tasks": ("",)}, "--tasks has an empty name"),
         ({"baseline": ("hf_generate",)}, "must include ar_loop"),
@@ -62,6 +73,35 @@ def test_presets_replace_fields_of_the_standard() -> None:
 def test_bad_values_are_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         RunConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_what_a_run_may_ask_for_its_config_may_hold() -> None:
+    """The largest of each that a command line may give."""
+    RunConfig(
+        **{"limit": 2**50, "max_new_tokens": 2**50, "top_k": 2**50, "repeats": 2**16},
+        **{"block_size": 2**12, "temperature": 2.0**16, "seed": 1 - 2**64},
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"block_size": 1}, "--block-size must be at least 2"),
+        ({"block_size": 5000}, "--block-size must be at most 4,096"),
+        ({"limit": 0}, "--limit must be at least 1"),
+        ({"max_new_tokens": 2**51}, "--max-new-tokens must be at most"),
+    ],
+)
+def test_quality_has_the_bounds_of_a_run(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        QualityConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_no_block_is_trained_that_no_run_could_measure() -> None:
+    with pytest.raises(ValueError, match="block_size must be at most 4,096"):
+        TrainConfig(block_size=5000)
+    with pytest.raises(ValueError, match="blocks have at most 4,096 tokens"):
+        TuneConfig(data=Path("data"), block_sizes="4,5000")
 
 
 def test_the_command_line_imports_nothing_heavy() -> None:

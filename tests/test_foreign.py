@@ -19,6 +19,9 @@ from harness.plan import make_plan
 from harness.records import Generation, read_records
 from harness.runner import run
 from harness.stages import Stages, StageTimes
+from reports.group import Comparison
+from reports.leaderboard import notes
+from reports.run import load_run
 
 
 @pytest.fixture
@@ -29,16 +32,16 @@ def cheats(toy_plugin: Path) -> Path:
 
 
 def measure(output_dir: Path, drafter: str, **fields: Any) -> tuple[list[Generation], Any]:
-    config = RunConfig(
-        target="toy",
-        tasks=("counting",),
-        device="cpu",
-        baseline=("ar_loop",),
-        max_new_tokens=12,
-        output_dir=output_dir,
-        drafter=(drafter,),
-        **fields,
-    )
+    asked: dict[str, Any] = {
+        "target": "toy",
+        "tasks": ("counting",),
+        "device": "cpu",
+        "baseline": ("ar_loop",),
+        "max_new_tokens": 12,
+        "output_dir": output_dir,
+        "drafter": (drafter,),
+    }
+    config = RunConfig(**{**asked, **fields})
     result = run(make_plan(config), ["run"])
     records = read_records(result.files.records)
     facts = json.loads(result.files.config.read_text(encoding="utf-8"))
@@ -64,10 +67,12 @@ def test_a_declared_oracle_that_cannot_be_told_is_named(cheats: Path, tmp_path: 
 
 def test_foreign_code_finds_no_answer_to_its_prompt(cheats: Path, tmp_path: Path) -> None:
     """In memory or on the disk: nobody has given one yet."""
+    seen = sys.modules["my_cheats"]
+    seen.RUNS.append(tmp_path)
     answers, _ = measure(tmp_path, "reader")
-    assert len(of(answers, "reader")) == 5
+    assert len(of(answers, "reader")) == 5 and len(seen.READ) >= 5
     own = {item.new_tokens for item in of(answers, "ar_loop")}
-    assert not own & set(sys.modules["my_cheats"].FOUND)
+    assert not own & set(seen.FOUND)
 
 
 def test_a_clock_that_a_plug_in_slowed_is_noticed(
@@ -120,6 +125,21 @@ def test_this_projects_code_is_not_foreign_and_a_layer_below_it_may_be(cheats: P
     found = foreign(*modules_of(layer))
     assert found is not None and found["file"] == "my_cheats.py"
     assert foreign("no_such_module") == {"file": "no_such_module", "sha256": None}
+
+
+def test_what_a_plug_in_builds_is_foreign_whosever_class_it_is(
+    cheats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target of this project's class may have been built with parts of another's."""
+    monkeypatch.setattr(sys.modules["my_counter"].ToyTarget, "__module__", "targets.base")
+    for name in ("toy", "patched"):
+        measure(tmp_path / name, "listener", target=name, limit=1)
+        (path,) = (tmp_path / name).glob("*/config.json")
+        target = json.loads(path.read_text(encoding="utf-8"))["target"]
+        file = {"toy": "my_counter.py", "patched": "my_cheats.py"}[name]
+        assert target["foreign"]["file"] == file
+        said = [note for note in notes(Comparison.of([load_run(path.parent)])) if file in note]
+        assert any(note.startswith(f"Target {name} is code from outside") for note in said)
 
 
 def answered(**fields: Any) -> Generation:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from harness import template_date
+from harness.bounds import Depth, between
 from harness.said import SAID
 
 
@@ -91,6 +92,8 @@ class TrainConfig:
             template_date.parse(self.template_date)
         if self.block_size < 2:
             raise ValueError(f"block_size must be at least 2, not {self.block_size}")
+        if self.block_size > between(Depth).most:
+            raise ValueError(f"block_size must be at most {between(Depth).most:,}")
         if not 0 < self.held_back < 1:
             raise ValueError(f"held_back must lie between 0 and 1, not {self.held_back}")
         if self.train_vocab_size < 0:

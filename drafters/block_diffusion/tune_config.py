@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from harness.bounds import Depth, between
 from harness.said import SAID
 
 
@@ -44,6 +45,8 @@ class TuneConfig:
             raise ValueError("block_sizes are whole numbers, as in 2,4,8") from None
         if smallest < 2:
             raise ValueError(f"a block of {smallest} leaves nothing to draft; give 2 and more")
+        if max(self.sizes) > between(Depth).most:
+            raise ValueError(f"blocks have at most {between(Depth).most:,} tokens")
 
     @property
     def sizes(self) -> tuple[int, ...]:

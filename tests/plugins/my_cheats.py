@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,20 +14,26 @@ from my_counter import ToyDrafter, ToyTarget, follower
 from drafters.base import Proposal
 from drafters.options import DrafterOptions
 from harness.clock import WallClock
-from harness.records import Generation
+from harness.records import Generation, read_records
 from harness.registry import Entry
 from harness.sampling import Sampling
+from targets.base import TargetOptions
 
 DRAFTERS = {
     "listener": Entry("my_cheats:Listener", "has a method called prepare"),
     "slow_clock": Entry("my_cheats:SlowClock", "makes the clock count a tenth"),
-    "reader": Entry("my_cheats:Reader", "looks for answers in the process"),
+    "reader": Entry("my_cheats:Reader", "looks for answers in the process and in run directories"),
     "rememberer": Entry("my_cheats:Rememberer", "keeps answers in itself"),
     "declared": Entry("my_cheats:Declared", "the same, and says so"),
 }
+TARGETS = {"patched": Entry("my_cheats:patched", "a class of another module, built here")}
 
 HEARD: list[Sequence[int]] = []
 FOUND: list[tuple[int, ...]] = []
+RUNS: list[Path] = []
+"""Where run directories are."""
+READ: list[Path] = []
+"""Every file of records that was there to be read, as often as it was."""
 
 
 class Listener(ToyDrafter):
@@ -53,18 +60,20 @@ class SlowClock(ToyDrafter):
 
 
 class Reader(ToyDrafter):
-    """Searches everything there is in memory for an answer to its prompt."""
+    """Searches everything there is, in memory and on the disk, for an answer to its prompt."""
 
     def start(
         self, prompt_ids: torch.Tensor, features: torch.Tensor | None, sampling: Sampling
     ) -> None:
         first = follower(int(prompt_ids[-1]))
+        held = [item for item in gc.get_objects() if type(item) is Generation]
+        for path in (found for root in RUNS for found in root.rglob("records.jsonl")):
+            READ.append(path)
+            held += [item for item in read_records(path) if isinstance(item, Generation)]
         FOUND.extend(
             item.new_tokens
-            for item in gc.get_objects()
-            if type(item) is Generation
-            and item.num_prompt_tokens == len(prompt_ids)
-            and item.new_tokens[0] == first
+            for item in held
+            if item.num_prompt_tokens == len(prompt_ids) and item.new_tokens[0] == first
         )
 
 
@@ -89,3 +98,7 @@ class Declared(Rememberer):
     def propose(self, prefix_ids: Sequence[int], pending: int, budget: int) -> Proposal:
         found: Any = super().propose(prefix_ids, pending, budget)
         return found
+
+
+def patched(options: TargetOptions) -> ToyTarget:
+    return ToyTarget(options)
