@@ -19,6 +19,7 @@ from harness.records import Record
 from harness.stages import Stages, StageTimes
 from reports.render import leaderboard_text, write_leaderboard
 from reports.run import load_run
+from reports.terminal import Published, publish_leaderboard
 
 
 def timed_run(
@@ -183,6 +184,8 @@ def test_a_drafter_that_is_not_judged_is_not_called_lossless(
     lead = lead_of(path)
     assert lead.startswith("Fastest drafter: quiet,") and "prompts, exact." in lead
     assert "Not ranked: noisy (losslessness not judged)." in lead
+    notes = [line for line in leaderboard_text([path]).splitlines() if line.startswith("- ")]
+    assert len([line for line in notes if "noisy" in line]) == 1
 
 
 def test_declared_oracles_and_foreign_code_are_marked(tmp_path: Path) -> None:
@@ -200,6 +203,66 @@ def test_declared_oracles_and_foreign_code_are_marked(tmp_path: Path) -> None:
     ]
     assert "Oracle: seer is told the answers that it drafts" in text
     assert f"seer.py, SHA-256 {'ab' * 32}" in text
+
+
+def test_a_doubted_clock_takes_every_rank_of_its_run_and_is_said(tmp_path: Path) -> None:
+    """Whoever changes a clock can change it for the others too."""
+    path = timed_run(tmp_path / "run", {"swift": [2.0] * 6, "honest": [5.0] * 6})
+    pages = {share: _with_second_clock(path, "swift", share) for share in (1.0, 4.0)}
+    ranks = {
+        share: {row[1]: row[0] for row in cells(page.markdown.read_text(), "Leaderboard")}
+        for share, page in pages.items()
+    }
+    assert ranks == {
+        1.0: {"swift": "1", "honest": "2", "ar_loop": "–"},
+        4.0: {"swift": "–", "honest": "–", "ar_loop": "–"},
+    }
+    reason = "Not ranked: swift (clock doubted), honest (clock doubted)."
+    noted = "- Doubt about swift: the clock of the run counted 15 s in 6 answers, a second one 60 s"
+    for share, page in pages.items():
+        shown, written = " ".join(page.text.split()), page.markdown.read_text(encoding="utf-8")
+        assert (reason in shown, reason in written, noted in written) == (share > 1,) * 3
+        assert ("Fastest drafter: swift" in shown) == (share == 1)
+
+
+def _with_second_clock(path: Path, method: str, share: float) -> Published:
+    """Pages of the run, had a second clock counted so much more in the answers of ``method``."""
+    run = load_run(path)
+    records = [
+        dataclasses.replace(
+            item,
+            elapsed_s=(item.prefill_s + item.decode_s) * (share if item.method == method else 1.0),
+        )
+        for item in run.generations
+    ]
+    made = write_run(path.with_name(f"seconds-{share:g}"), records, dict(run.config))
+    return publish_leaderboard([made], made, whole=False)
+
+
+def test_doubts_stand_in_the_notes_of_a_page(tmp_path: Path) -> None:
+    """Of speed and memory; they leave the rank, for a machine may stall."""
+    path = timed_run(tmp_path / "run", {"swift": [1.0] * 6, "honest": [5.0] * 6})  # τ is 5
+    again = [
+        generation(
+            **{"method": "honest", "prompt_id": item.prompt_id, "repeat": 1},
+            **{"accepted": [6, 6], "decode_s": 7.0},
+        )
+        for item in load_run(path).of("honest")
+    ]
+    facts = {**load_run(path).config, "repeats": 2}
+    both = write_run(tmp_path / "both", [*load_run(path).generations, *again], facts)
+    text = leaderboard_text([both])
+    doubts = [line for line in text.splitlines() if line.startswith("- Doubt about ")]
+    assert [line.partition(":")[0] for line in doubts] == [
+        "- Doubt about swift",
+        "- Doubt about honest",
+    ]
+    assert "10× over ar_loop is at odds with its rounds: τ is 5." in doubts[0]
+    assert "it seems to remember answers." in doubts[1]
+    assert {row[1]: row[0] for row in cells(text, "Leaderboard")}["swift"] == "1"
+    warm = {**facts, "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0}}
+    sampled = write_run(tmp_path / "sampled", load_run(both).generations, warm)
+    assert "Doubt about honest" not in leaderboard_text([sampled])
 
 
 def test_clearly_different_drafters_still_lead_alone(tmp_path: Path) -> None:
