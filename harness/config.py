@@ -38,6 +38,7 @@ BASELINES = {
     "hf_generate": "transformers' own generate",
 }
 
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Measure drafters in front of one target, and rank them."""
