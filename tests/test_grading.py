@@ -19,7 +19,7 @@ from harness.errors import UserError
 from tasks import gsm8k, humaneval, livecodebench, mbpp, mt_bench
 from tasks.answer_code import extract_code
 from tasks.base import Prompt
-from tasks.grading import Grader, Outcome, grader_of
+from tasks.grading import Grader, Outcome, Runs, Verdict, grader_of
 from tasks.programs import CallTrial, InputTrial, output_difference
 
 RUNS = plain_sandbox.Sandbox()
@@ -466,6 +466,39 @@ def test_numbers_may_have_as_many_digits_as_upstream_allows() -> None:
     assert grader(livecodebench).grade(calls, fenced(code), RUNS).verdict == "passed"
     printed = fenced("print(2 * int(input()))")
     assert grader(livecodebench).grade(reads, printed, RUNS).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        ("x" * 160, "x" * 160),
+        ("x" * 161, "x" * 159 + "…"),
+        ("  one\n\ttwo ", "one two"),
+        ("red\x1b[31m", "red [31m"),
+        ("\u202eright\u200bto\x07left", "right to left"),
+    ],
+)
+def test_a_reason_is_one_short_printable_line(reason: str, line: str) -> None:
+    assert Outcome.because("failed", reason) == Outcome("failed", line)
+
+
+class Known:
+    """A trial whose end is known, and whether anybody asked for it."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.outcome, self.asked = Outcome(verdict), False
+
+    def attempt(self, runs: Runs) -> Outcome:
+        self.asked = True
+        return self.outcome
+
+
+@pytest.mark.parametrize("verdict", ["failed", "timeout", "error", "not run"])
+def test_the_first_trial_that_is_not_passed_decides(verdict: Verdict) -> None:
+    trials = [Known("passed"), Known(verdict), Known("passed")]
+    rule = Grader(rule="known", runs_code=True, judge=lambda prompt, text: trials)
+    assert rule.grade(HUMANEVAL, "", RUNS) == Outcome(verdict)
+    assert [known.asked for known in trials] == [True, True, False]
 
 
 def test_a_prompt_without_tests_is_not_run() -> None:

@@ -11,7 +11,9 @@ TESTS: dict[str, tuple[tuple[str, ...], ...]] = {
             "units or names_what or formatted",
         ),
     ),
-    "reports/grid.py": (("tests/test_reports.py", "-k", "best_is_marked"),),
+    "reports/grid.py": (
+        ("tests/test_grid.py", "tests/test_reports.py", "-k", "grid or best_is_marked"),
+    ),
     "reports/ranking.py": (("tests/test_reports.py", "-k", "rank or ties or differences"),),
     "reports/load_mark.py": (("tests/test_reports.py", "-k", "marked or load"),),
 }
