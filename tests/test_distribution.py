@@ -219,7 +219,7 @@ def test_a_sampled_run_is_audited_and_shown(
     assert (done.status, done.summary["num_mismatches"]) == (0, 0)
     for method in ("ar_loop", "hf_generate", "ngram", "synthetic"):
         assert f"{method}: consistent" in done.err
-    assert "### Losslessness" in done.out and "| consistent " in done.out
+    assert "### Losslessness" in done.page and "| consistent " in done.page
     path = done.directory / "draws.jsonl"
     found = read_draws(path, answers(done.directory))
     assert len(found) == len(answers(done.directory)) == 4 * 5 * 3
@@ -247,7 +247,7 @@ def test_a_rule_that_waves_drafts_through_is_caught(
     assert done.status == 1 and done.summary["num_mismatches"] >= 1
     assert "synthetic: MISMATCH" in done.err or "ngram: MISMATCH" in done.err
     assert "ar_loop: consistent" in done.err and "hf_generate: consistent" in done.err
-    assert "MISMATCH: the draws of" in done.out
+    assert "MISMATCH: the draws of" in done.page
 
 
 def test_tokens_the_target_does_not_have_are_one_sentence(

@@ -129,8 +129,9 @@ def test_a_study_end_to_end(
 ) -> None:
     assert study(file, tmp_path / "s") == 0
     out = capsys.readouterr().out
-    assert Path(json.loads(out.splitlines()[-1])["study_md"]) == tmp_path / "s" / "study.md"
-    assert "## Gain over uniform against budget" in out
+    page = Path(json.loads(out.splitlines()[-1])["study_md"])
+    assert page == tmp_path / "s" / "study.md"
+    assert "## Gain over uniform against budget" in page.read_text(encoding="utf-8")
     found = read_study_records(StudyFiles(tmp_path / "s").records)
     done = [item for item in found if isinstance(item, Finished)]
     assert [(d.arm.recipe.objective, d.arm.seed, d.arm.recipe.steps) for d in done] == [
