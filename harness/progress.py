@@ -37,27 +37,33 @@ class Progress:
         total: int,
         what: str | None = None,
         *,
+        unit: str = "answer",
+        first: int = 0,
         shown: bool = True,
         left: Callable[[], float] | None = None,
         after: Callable[[], float] | None = None,
     ) -> None:
-        """Nothing is done yet.
+        """None of these steps is done yet, or an earlier process did the first ones.
 
         Args:
             total: steps there are.
             what: they are.
+            unit: one step is.
+            first: steps that an earlier process did; they tell nothing of this one's pace.
             shown: False where another process tells.
             left: seconds of the steps not done yet; judged by those that are, if None.
             after: seconds of what follows them, for the end of the whole.
         """
         self._bar: tqdm[Never] = tqdm(
             total=total,
+            initial=first,
             desc=what,
-            unit="answer",
+            unit=unit,
             file=sys.stderr,
             disable=not (shown and sys.stderr.isatty()),
         )
-        self._what, self._total, self._done = what or "answers", total, 0
+        self._what, self._total, self._done = what or "answers", total, first
+        self._first = first
         self._left, self._after = left, after
         self._began = time.monotonic()
         self._end = _End()
@@ -70,11 +76,17 @@ class Progress:
 
     def step(self, what: str) -> None:
         """One more answer, by method and task."""
-        self._done += 1
+        self.reach(self._done + 1, what)
+
+    def reach(self, done: int, what: str = "", *, total: int | None = None) -> None:
+        """So many are done; ``total`` where their number is known only now."""
+        if total is not None:
+            self._total = self._bar.total = total
+        self._done = done
         self._look_ahead()
         whole = self._end.whole(time.monotonic())
-        self._bar.set_postfix_str(visible(f"{what}, {whole}" if whole else what), refresh=False)
-        self._bar.update()
+        self._bar.set_postfix_str(visible(", ".join(filter(None, (what, whole)))), refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def line(self) -> str:
         """How far it is, and how long it will take."""
@@ -106,8 +118,9 @@ class Progress:
         left_s: float | None = None
         if self._left is not None:
             left_s = self._left()
-        elif self._done:
-            left_s = (now - self._began) / self._done * (self._total - self._done)
+        elif self._done > self._first:
+            pace_s = (now - self._began) / (self._done - self._first)
+            left_s = pace_s * (self._total - self._done)
         self._end = _End(
             at=None if left_s is None else now + left_s,
             after_s=None if self._after is None else self._after(),

@@ -56,7 +56,7 @@ def test_a_run_ends_with_a_leaderboard_and_one_line_of_json(
     markdown = Path(summary["leaderboard_md"]).read_text(encoding="utf-8")
     assert "oracle" in markdown and markdown not in captured.out
     *summary_lines, _ = captured.out.splitlines()
-    assert any(line.split()[1:2] == ["oracle"] for line in summary_lines)
+    assert any(line.split()[1:2] == ["oracle†"] for line in summary_lines)
     assert summary_lines[-2:] == [summary["leaderboard_md"], summary["leaderboard_html"]]
     assert all(len(line) <= 80 for line in summary_lines[:-2])
     assert "<html" in Path(summary["leaderboard_html"]).read_text(encoding="utf-8").lower()

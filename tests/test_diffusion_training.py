@@ -303,4 +303,6 @@ def test_names_go_to_their_trainers(config: TrainConfig, monkeypatch: pytest.Mon
     assert made("combined, dlm,uniform,dlm") == [Path("blocks"), Path("dlm")]
     assert asked == [("blocks", "combined,uniform"), ("dlm", "dlm")]
     assert made("diffuspec") == [Path("dlm")]
-    assert made("ngram") == [Path("blocks")]  # which says that this is no objective
+    with pytest.raises(UserError, match="unknown objective 'ngram'"):
+        made("ngram")
+    assert asked == []

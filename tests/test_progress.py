@@ -38,6 +38,16 @@ def test_what_is_left_is_judged_by_what_was_done(wait: Clock) -> None:
         assert bar.line() == "audit  3 of 10, about 0 s left"
 
 
+def test_what_an_earlier_process_did_tells_nothing_of_the_pace(wait: Clock) -> None:
+    with progress.Progress(100, "training", unit="step", first=40) as bar:
+        assert bar.line() == "training  40 of 100"
+        wait(20.0)
+        bar.reach(50)
+        assert bar.line() == "training  50 of 100, about 2 min left"  # not 20 s: 2 s a step
+        bar.reach(60, total=80)
+        assert bar.line() == "training  60 of 80, about 20 s left"
+
+
 def test_what_follows_is_told_beside_what_is_left(wait: Clock) -> None:
     seconds = {"left": 60.0, "after": 300.0}
     with progress.Progress(4, left=lambda: seconds["left"], after=lambda: seconds["after"]) as bar:

@@ -134,8 +134,8 @@ def test_cards(hub: dict[str, Path], card: str | None, licence: str | None) -> N
         ("some/set", "write some/set:PATTERN"),
         ("other/set:*.jsonl", "nor to be had from the hub"),
         ("openai/gsm8k", "nor to be had from the hub"),
-        ("nowhere.jsonl", "cannot be read"),
-        ("no/where/at/all.jsonl", "cannot be read"),
+        ("nowhere.jsonl", "there is no nowhere"),
+        ("no/where/at/all.jsonl", "there is no no/where"),
     ],
 )
 def test_names_that_are_nothing_to_read(hub: dict[str, Path], name: str, words: str) -> None:

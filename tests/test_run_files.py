@@ -16,7 +16,10 @@ from harness.errors import UserError
 from harness.line_writers import RecordWriter
 from harness.records import Failure, read_records
 
-CONFIG = {"schema_version": 1, "seed": 0, "target": {"name": "toy"}, "tasks": [{"task": "a"}]}
+CONFIG = {
+    **{"schema_version": 1, "seed": 0, "target": {"name": "toy"}},
+    **{"tasks": [{"task": "a"}], "methods": []},
+}
 ENVIRONMENT: dict[str, Any] = {
     "versions": {"torch": "2", "transformers": "5"},
     "hardware": {"cpu": "x", "gpu": None, "num_threads": 1},

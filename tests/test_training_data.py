@@ -228,7 +228,7 @@ def test_unreadable_prompts(tmp_path: Path, text: str, words: str) -> None:
 
 
 def test_no_prompts_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="there is no "):
         training_prompts(tmp_path / "nowhere.jsonl")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no \.jsonl file"):

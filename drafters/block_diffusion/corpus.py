@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from drafters.block_diffusion.batch_generator import BatchGenerator
 from drafters.block_diffusion.config import TrainConfig
@@ -32,6 +31,7 @@ from drafters.block_diffusion.prompts import (
 from drafters.block_diffusion.responses import build_sequences
 from drafters.block_diffusion.shared_head import as_read, head_rows
 from harness.errors import UserError
+from harness.progress import Progress
 from harness.user_cache import user_cache
 from targets.scales import Scales, measured_scales
 from targets.transformers_lm import TransformersTarget
@@ -160,11 +160,10 @@ def _sequences(
     config: TrainConfig, target: TransformersTarget, rows: Sequence[PromptRow], weights: str
 ) -> tuple[list[TrainingSequence], list[PromptRow]]:
     cache = user_cache() / "responses" / f"{weights[:16]}-{config.max_new_tokens}.jsonl"
-    with tqdm(desc="responses", unit="prompt", disable=None, leave=False) as bar:
+    with Progress(len(rows), "responses", unit="prompt") as bar:
 
         def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            bar.reach(done, total=total)
 
         generator = BatchGenerator(target, config.max_new_tokens)
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -216,9 +215,7 @@ def target_features(
         expected = expected_rows(read.flatten(0, 1), rows, scales.final_logit_softcapping)
         return torch.cat((features, expected.view_as(read)), dim=-1)
 
-    with tqdm(
-        total=len(sequences), desc="features", unit="sequence", disable=None, leave=False
-    ) as bar:
+    with Progress(len(sequences), "features", unit="sequence") as bar:
         return open_features(
             user_cache() / "features" / hashlib.sha256(name.encode()).hexdigest()[:32],
             [sequence.ids for sequence in sequences],
@@ -226,5 +223,5 @@ def target_features(
             compute,
             keep=config.features,
             device=target.device,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=bar.reach,
         )

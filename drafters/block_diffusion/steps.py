@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from tqdm import tqdm
 
 from drafters.block_diffusion.replicas import Replicas
 from drafters.block_diffusion.snapshot import Training
 from harness.errors import UserError
 from harness.interrupt import interrupt_deferred
+from harness.progress import Progress
 
 
 def run_steps(
@@ -45,18 +45,11 @@ def run_steps(
     if first == steps:
         return
     is_first = replicas.place.is_first
-    bar = tqdm(
-        total=steps,
-        initial=first,
-        desc="training",
-        unit="step",
-        disable=None if is_first else True,
-    )
+    bar = Progress(steps, "training", unit="step", first=first, shown=is_first)
     with bar, interrupt_deferred() as interrupted:
         for step in range(first, steps):
             take(step)
-            bar.update()
-            bar.set_postfix_str(summary())
+            bar.reach(step + 1, summary())
             # One process's signal is all processes': they must stop at the same step.
             stop = bool(replicas.sum(torch.tensor(float(interrupted()))))
             due = (step + 1) % save_every == 0 or step + 1 == steps
